@@ -1,0 +1,144 @@
+//! Versions of OS images.
+
+use std::{cmp::Ordering, fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A semantic version (<https://semver.org>), written with a leading `v` as Kubernetes does.
+///
+/// Reading accepts it with or without the `v`; writing always adds it. Equality and order are
+/// semver *precedence*: build metadata is kept for display but never distinguishes two versions.
+#[derive(Clone, Debug)]
+pub struct Version(semver::Version);
+
+/// Longest version text accepted, in bytes; matches the limit on `spec.version`.
+pub const MAX_VERSION_LEN: usize = 64;
+
+/// Why a text is no version.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VersionError {
+    /// Longer than [`MAX_VERSION_LEN`].
+    #[error("a version is at most {MAX_VERSION_LEN} characters, this one has {0}")]
+    TooLong(usize),
+    /// Not MAJOR.MINOR.PATCH with optional pre-release and build.
+    #[error("{text:?} is not a semantic version (like v1.35.1 or 1.36.0-rc.1): {cause}")]
+    NotSemver {
+        /// The text as given.
+        text: String,
+        /// What the parser objected to.
+        cause: String,
+    },
+}
+
+impl Version {
+    /// Major number.
+    pub fn major(&self) -> u64 {
+        self.0.major
+    }
+    /// Minor number.
+    pub fn minor(&self) -> u64 {
+        self.0.minor
+    }
+    /// Patch number.
+    pub fn patch(&self) -> u64 {
+        self.0.patch
+    }
+    /// Whether this is a pre-release such as `v1.36.0-rc.1`.
+    pub fn is_prerelease(&self) -> bool {
+        !self.0.pre.is_empty()
+    }
+    /// The underlying semver value, for matching against requirements.
+    pub fn as_semver(&self) -> &semver::Version {
+        &self.0
+    }
+}
+
+impl FromStr for Version {
+    type Err = VersionError;
+
+    fn from_str(text: &str) -> Result<Self, VersionError> {
+        if text.len() > MAX_VERSION_LEN {
+            return Err(VersionError::TooLong(text.len()));
+        }
+        let bare = text.strip_prefix('v').unwrap_or(text);
+        semver::Version::parse(bare)
+            .map(Self)
+            .map_err(|e| VersionError::NotSemver {
+                text: text.to_owned(),
+                cause: e.to_string(),
+            })
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "v{}", self.0)
+    }
+}
+
+impl Ord for Version {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.cmp_precedence(&other.0)
+    }
+}
+impl PartialOrd for Version {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl PartialEq for Version {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+impl Eq for Version {}
+
+impl Serialize for Version {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+impl<'de> Deserialize<'de> for Version {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn v(text: &str) -> Version {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_v_is_optional_and_always_written() {
+        assert_eq!(v("1.35.1").to_string(), "v1.35.1");
+        assert_eq!(v("v1.35.1"), v("1.35.1"));
+    }
+
+    #[test]
+    fn precedence_is_semvers() {
+        assert!(v("v1.36.0-rc.1") < v("v1.36.0"));
+        assert!(v("v1.36.0-rc.2") < v("v1.36.0-rc.10"));
+        assert_eq!(v("v1.35.1+a"), v("v1.35.1+b"));
+        assert_eq!(v("v1.35.1+a").to_string(), "v1.35.1+a");
+    }
+
+    #[test]
+    fn what_is_no_version_says_so() {
+        for text in [
+            "", "v", "1.35", "vv1.2.3", "stable", "1.2.3.4", " 1.2.3", "1.02.3",
+        ] {
+            let e = text.parse::<Version>().unwrap_err();
+            assert!(e.to_string().contains("semantic version"), "{text}: {e}");
+        }
+        assert_eq!(
+            "1".repeat(65).parse::<Version>(),
+            Err(VersionError::TooLong(65))
+        );
+    }
+}
