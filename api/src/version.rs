@@ -106,6 +106,47 @@ impl<'de> Deserialize<'de> for Version {
     }
 }
 
+/// A requirement on a version, such as `>=1.34.3` or `>=1.33, <1.36`, written as Cargo writes them
+/// (<https://doc.rust-lang.org/cargo/reference/specifying-dependencies.html>); a leading `v` is
+/// allowed in each part.
+///
+/// Unlike Cargo's, it compares by precedence alone: `>=1.34.3` holds for v1.35.0-rc.1 as well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionRequirement(semver::VersionReq);
+
+/// Longest requirement accepted, in bytes.
+pub const MAX_REQUIREMENT_LEN: usize = 256;
+
+/// A text is no requirement.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "expected a requirement like \">=1.34.3\" or \">=1.33, <1.36\", of at most {MAX_REQUIREMENT_LEN} characters"
+)]
+pub struct RequirementError;
+
+impl VersionRequirement {
+    /// Whether a node that runs `version` meets the requirement.
+    pub fn is_met_by(&self, version: &Version) -> bool {
+        self.0.matches(&version.0)
+    }
+}
+
+impl FromStr for VersionRequirement {
+    type Err = RequirementError;
+
+    fn from_str(text: &str) -> Result<Self, RequirementError> {
+        semver::VersionReq::parse(text)
+            .map(Self)
+            .map_err(|_| RequirementError)
+    }
+}
+
+impl fmt::Display for VersionRequirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,1 @@
+//! YAML as far as a catalog needs it.
