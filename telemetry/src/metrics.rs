@@ -19,7 +19,7 @@ pub fn registry(component: &str, version: &'static str) -> Registry {
 /// What `/metrics` answers with.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The registry's state as OpenMetrics text.
+/// The registry's state in Prometheus' text format.
 pub(crate) fn encode(registry: &Registry) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, registry)?;
