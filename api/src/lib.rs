@@ -10,6 +10,7 @@ pub mod condition;
 pub mod crd;
 pub mod digest;
 pub mod duration;
+pub mod govern;
 pub mod location;
 pub mod names;
 pub mod osnode;

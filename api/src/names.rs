@@ -1,16 +1,22 @@
 //! Names that follow from content, so that two writers can only ever mean the same object.
 
+use std::fmt;
+
 use data_encoding::BASE32_NOPAD;
 use sha2::{Digest, Sha256};
 
-use crate::Version;
-
 /// Name of the progress for one hop of one node: `osupgrade-` and ten base32 characters of the
-/// SHA-256 over upgrade UID, revision, node UID and the hop's version.
+/// SHA-256 over upgrade UID, revision, node UID and the hop's version (the word `previous` for a
+/// Rollback that names none).
 ///
 /// Fifty bits: at the API's limit of ten thousand nodes the odds of any collision are below one in
 /// twenty million, and an object found under the name with other content is never adopted.
-pub fn progress(upgrade_uid: &str, revision: i64, node_uid: &str, hop: &Version) -> String {
+pub fn progress(
+    upgrade_uid: &str,
+    revision: i64,
+    node_uid: &str,
+    hop: &impl fmt::Display,
+) -> String {
     let mut hash = Sha256::new();
     // A separator that occurs in none of the parts keeps ("a", "bc") apart from ("ab", "c").
     for part in [
@@ -29,18 +35,22 @@ pub fn progress(upgrade_uid: &str, revision: i64, node_uid: &str, hop: &Version)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Version;
 
     #[test]
     fn every_part_counts_and_the_name_is_stable() {
         let hop: Version = "1.35.1".parse().unwrap();
         let name = progress("u", 1, "n", &hop);
         assert_eq!(name.len(), "osupgrade-x7k2m9q4ab".len());
-        assert_eq!(name, progress("u", 1, "n", &"v1.35.1".parse().unwrap()));
+        assert_eq!(
+            name,
+            progress("u", 1, "n", &"v1.35.1".parse::<Version>().unwrap())
+        );
         for other in [
             progress("w", 1, "n", &hop),
             progress("u", 2, "n", &hop),
             progress("u", 1, "m", &hop),
-            progress("u", 1, "n", &"1.35.2".parse().unwrap()),
+            progress("u", 1, "n", &"1.35.2".parse::<Version>().unwrap()),
             progress("u1", 1, "n", &hop),
         ] {
             assert_ne!(name, other);
