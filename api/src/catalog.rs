@@ -86,6 +86,16 @@ impl Permission {
     }
 }
 
+/// Whether a word can be the name of an alias: letters, digits, `.`, `_` and `-`, beginning with a
+/// letter or a digit. (That it must be no version is another matter.)
+pub(crate) fn is_alias_shaped(word: &str) -> bool {
+    word.len() <= MAX_ALIAS_LEN
+        && word.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && word
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
 impl Catalog {
     /// Reads a catalog. Takes memory in proportion to the text, which may have
     /// [`MAX_CATALOG_BYTES`].

@@ -2,6 +2,7 @@
 
 use std::{cmp::Ordering, fmt, str::FromStr};
 
+use semver::{Comparator, Op};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A semantic version (<https://semver.org>), written with a leading `v` as Kubernetes does.
@@ -50,6 +51,12 @@ impl Version {
     /// The underlying semver value, for matching against requirements.
     pub fn as_semver(&self) -> &semver::Version {
         &self.0
+    }
+}
+
+impl From<semver::Version> for Version {
+    fn from(version: semver::Version) -> Self {
+        Self(version)
     }
 }
 
@@ -127,15 +134,72 @@ pub struct RequirementError;
 impl VersionRequirement {
     /// Whether a node that runs `version` meets the requirement.
     pub fn is_met_by(&self, version: &Version) -> bool {
-        self.0.matches(&version.0)
+        self.0
+            .comparators
+            .iter()
+            .all(|comparator| holds(comparator, &version.0))
     }
+}
+
+/// One part of a requirement. Parts that a comparator leaves out (`1.34`) match anything, so
+/// `<1.35` excludes 1.35.0-rc.1 and `<1.35.0` does not.
+fn holds(part: &Comparator, version: &semver::Version) -> bool {
+    match part.op {
+        Op::Exact | Op::Wildcard => compare(part, version).is_eq(),
+        Op::Greater => compare(part, version).is_gt(),
+        Op::GreaterEq => compare(part, version).is_ge(),
+        Op::Less => compare(part, version).is_lt(),
+        Op::LessEq => compare(part, version).is_le(),
+        Op::Tilde => {
+            compare(part, version).is_ge()
+                && version.major == part.major
+                && part.minor.is_none_or(|minor| version.minor == minor)
+        }
+        Op::Caret => compare(part, version).is_ge() && same_left_most(part, version),
+        // The set of operators is open in the semver crate; what is not understood is not met.
+        _ => false,
+    }
+}
+
+/// How a version stands to the part, as far as the part goes.
+fn compare(part: &Comparator, version: &semver::Version) -> Ordering {
+    let Some(minor) = part.minor else {
+        return version.major.cmp(&part.major);
+    };
+    let Some(patch) = part.patch else {
+        return (version.major, version.minor).cmp(&(part.major, minor));
+    };
+    (version.major, version.minor, version.patch, &version.pre)
+        .cmp(&(part.major, minor, patch, &part.pre))
+}
+
+/// Cargo's caret: everything up to the left-most part that is not zero stays the same.
+fn same_left_most(part: &Comparator, version: &semver::Version) -> bool {
+    version.major == part.major
+        && (part.major > 0
+            || part.minor.is_none_or(|minor| {
+                version.minor == minor
+                    && (minor > 0 || part.patch.is_none_or(|patch| version.patch == patch))
+            }))
 }
 
 impl FromStr for VersionRequirement {
     type Err = RequirementError;
 
     fn from_str(text: &str) -> Result<Self, RequirementError> {
-        semver::VersionReq::parse(text)
+        if text.len() > MAX_REQUIREMENT_LEN {
+            return Err(RequirementError);
+        }
+        let without_v: Vec<String> = text
+            .split(',')
+            .map(|part| {
+                let number =
+                    part.trim_start_matches(|c: char| c.is_whitespace() || "<>=~^".contains(c));
+                let operator = &part[..part.len() - number.len()];
+                format!("{operator}{}", number.strip_prefix('v').unwrap_or(number))
+            })
+            .collect();
+        semver::VersionReq::parse(&without_v.join(","))
             .map(Self)
             .map_err(|_| RequirementError)
     }
@@ -167,6 +231,76 @@ mod tests {
         assert!(v("v1.36.0-rc.2") < v("v1.36.0-rc.10"));
         assert_eq!(v("v1.35.1+a"), v("v1.35.1+b"));
         assert_eq!(v("v1.35.1+a").to_string(), "v1.35.1+a");
+    }
+
+    #[test]
+    fn requirements_compare_by_precedence() {
+        for (requirement, met, not_met) in [
+            (
+                ">=1.34.3",
+                &["1.34.3", "1.35.0-rc.1", "1.35.0", "2.0.0"][..],
+                &["1.34.2", "1.34.3-rc.1"][..],
+            ),
+            (">=v1.34.3", &["1.34.3"], &["1.34.2"]),
+            (
+                ">= v1.33, < v1.36",
+                &["1.33.0", "1.33.0-rc.1", "1.35.9"],
+                &["1.32.9", "1.36.0", "1.36.0-rc.1"],
+            ),
+            ("<1.35.0", &["1.35.0-rc.1", "1.34.9"], &["1.35.0"]),
+            ("<1.35", &["1.34.9"], &["1.35.0-rc.1", "1.35.0"]),
+            ("<=1.35", &["1.35.9", "1.34.0"], &["1.36.0-rc.1"]),
+            (">1.35", &["1.36.0"], &["1.35.9", "1.35.0"]),
+            (
+                "=1.35.1",
+                &["1.35.1", "1.35.1+build"],
+                &["1.35.1-rc.1", "1.35.2"],
+            ),
+            ("=1.35", &["1.35.0", "1.35.7"], &["1.36.0"]),
+            ("~1.35.1", &["1.35.1", "1.35.9"], &["1.35.0", "1.36.0"]),
+            ("~1", &["1.0.0", "1.99.0"], &["2.0.0"]),
+            ("1.35.1", &["1.35.1", "1.99.0"], &["1.35.0", "2.0.0"]),
+            ("^0.3.1", &["0.3.1", "0.3.9"], &["0.3.0", "0.4.0", "1.3.1"]),
+            ("^0.0.3", &["0.0.3"], &["0.0.4"]),
+            ("1.35.*", &["1.35.0", "1.35.9"], &["1.36.0"]),
+            ("*", &["0.0.1", "9.9.9-rc.1"], &[]),
+        ] {
+            let requirement: VersionRequirement = requirement.parse().unwrap();
+            for version in met {
+                assert!(
+                    requirement.is_met_by(&v(version)),
+                    "{requirement}: {version}"
+                );
+            }
+            for version in not_met {
+                assert!(
+                    !requirement.is_met_by(&v(version)),
+                    "{requirement}: {version}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_requirement_is_refused() {
+        for text in [
+            "",
+            "stable",
+            ">=",
+            ">=1.34.3 <1.36",
+            "vv1",
+            ">=1.34.3,",
+            "1.*.3",
+            "-1",
+        ] {
+            assert_eq!(
+                text.parse::<VersionRequirement>(),
+                Err(RequirementError),
+                "{text}"
+            );
+        }
+        let long = format!(">={}", "1".repeat(MAX_REQUIREMENT_LEN));
+        assert_eq!(long.parse::<VersionRequirement>(), Err(RequirementError));
     }
 
     #[test]
