@@ -1,0 +1,77 @@
+//! A certificate authority and a server certificate of its own, for one server.
+
+use std::{io, sync::Arc};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::TlsAcceptor;
+
+/// How the server's certificate is made.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    names: Vec<String>,
+    valid: ((i32, u8, u8), (i32, u8, u8)),
+}
+
+impl Default for Tls {
+    /// For `127.0.0.1` and `localhost`, valid from 1975 to 4096.
+    fn default() -> Self {
+        Self {
+            names: vec!["127.0.0.1".into(), "localhost".into()],
+            valid: ((1975, 1, 1), (4096, 1, 1)),
+        }
+    }
+}
+
+impl Tls {
+    /// For other names or addresses.
+    #[must_use]
+    pub fn names(mut self, names: &[&str]) -> Self {
+        self.names = names.iter().map(|&name| name.to_owned()).collect();
+        self
+    }
+
+    /// Valid between these days (year, month, day).
+    #[must_use]
+    pub fn valid(mut self, from: (i32, u8, u8), to: (i32, u8, u8)) -> Self {
+        self.valid = (from, to);
+        self
+    }
+
+    /// The acceptor, and the authority's certificate as PEM.
+    pub(crate) fn make(&self) -> io::Result<(TlsAcceptor, String)> {
+        let day = |(year, month, day)| date_time_ymd(year, month, day);
+        let authority_key = KeyPair::generate().map_err(io::Error::other)?;
+        let mut authority = CertificateParams::new(Vec::new()).map_err(io::Error::other)?;
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        authority
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, "fault-server CA");
+        let authority_certificate = authority
+            .self_signed(&authority_key)
+            .map_err(io::Error::other)?;
+        let issuer = Issuer::new(authority, authority_key);
+
+        let key = KeyPair::generate().map_err(io::Error::other)?;
+        let mut params = CertificateParams::new(self.names.clone()).map_err(io::Error::other)?;
+        params.not_before = day(self.valid.0);
+        params.not_after = day(self.valid.1);
+        let certificate = params.signed_by(&key, &issuer).map_err(io::Error::other)?;
+
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+            )
+            .map_err(io::Error::other)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok((
+            TlsAcceptor::from(Arc::new(config)),
+            authority_certificate.pem(),
+        ))
+    }
+}
