@@ -1,1 +1,40 @@
-//! Placeholder.
+//! A whole cluster of A/B nodes on one machine: the real control plane, an image server and virtual
+//! nodes whose firmware, disks and identity behave as a machine's do.
+//!
+//! Nothing here is a mock: `kube-apiserver`, `etcd` and `kube-controller-manager` are the real ones,
+//! root file systems are ext4, boot variables stand in a GRUB environment block, and the agent and
+//! the controller are the shipped binaries. Only the machine itself is played by [`node`].
+//!
+//! ```no_run
+//! # async fn test() -> anyhow::Result<()> {
+//! use monok8s_sandbox::cluster::{Cluster, ClusterOptions};
+//!
+//! let cluster = Cluster::start(ClusterOptions::default()).await?;
+//! cluster.kubectl().ok(["get", "nodes"]).await?;
+//! cluster.stop().await?;
+//! # Ok(())
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod assets;
+pub mod binaries;
+pub mod cluster;
+pub mod control_plane;
+pub mod firmware;
+pub mod image_server;
+pub mod images;
+pub mod kubeconfig;
+pub mod kubectl;
+pub mod node;
+pub mod pki;
+pub mod ports;
+pub mod process;
+pub mod scratch;
+pub mod wait;
+
+/// Chooses the TLS implementation of this process, once; further calls change nothing.
+pub fn install_crypto_provider() {
+    // An error says that one is installed already, which is what is wanted.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}

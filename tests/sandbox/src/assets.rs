@@ -1,0 +1,402 @@
+//! The control plane's programs: found where the envtest convention puts them, on `PATH`, or built
+//! once from Go modules.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use tokio::process::Command;
+
+use crate::scratch;
+
+/// Variable that names a folder with the programs, as in controller-runtime's envtest.
+pub const VARIABLE: &str = "KUBEBUILDER_ASSETS";
+
+/// The oldest Kubernetes the project supports: tokens bound to a Node and selectable fields of
+/// custom resources are final in it.
+const OLDEST: Release = Release {
+    major: 1,
+    minor: 34,
+};
+/// The oldest etcd a supported API server works with.
+const OLDEST_ETCD: Release = Release { major: 3, minor: 5 };
+
+/// How long a program may take to say its version.
+const VERSION_LIMIT: Duration = Duration::from_secs(10);
+
+const GO_MOD: &str = include_str!("../../control-plane/go.mod");
+/// The build's package that holds Kubernetes' version.
+const VERSION_PACKAGE: &str = "k8s.io/component-base/version";
+
+/// The four programs.
+#[derive(Clone, Debug)]
+pub struct Assets {
+    /// The API server.
+    pub kube_apiserver: PathBuf,
+    /// Its database.
+    pub etcd: PathBuf,
+    /// The controllers: garbage collector, node lifecycle, service accounts.
+    pub kube_controller_manager: PathBuf,
+    /// The command line client.
+    pub kubectl: PathBuf,
+}
+
+/// Major and minor version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Release {
+    major: u32,
+    minor: u32,
+}
+
+impl Release {
+    /// The first `N.N` in what a program prints for its version.
+    fn find(text: &str) -> Option<Self> {
+        text.split_whitespace().find_map(|word| {
+            let mut parts = word.trim_start_matches('v').split('.');
+            let major = parts.next()?.parse().ok()?;
+            let minor = parts.next()?.parse().ok()?;
+            Some(Self { major, minor })
+        })
+    }
+}
+
+/// A component, and how it tells its version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Component {
+    ApiServer,
+    Etcd,
+    ControllerManager,
+    Kubectl,
+}
+
+impl Component {
+    fn program(self) -> &'static str {
+        match self {
+            Self::ApiServer => "kube-apiserver",
+            Self::Etcd => "etcd",
+            Self::ControllerManager => "kube-controller-manager",
+            Self::Kubectl => "kubectl",
+        }
+    }
+
+    fn version_arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Kubectl => &["version", "--client"],
+            _ => &["--version"],
+        }
+    }
+
+    /// Whether a `release` of it can be used, beside an API server of release `server` if that is
+    /// chosen already.
+    fn fits(self, release: Release, server: Option<Release>) -> bool {
+        let near = |server: Release| {
+            server.major == release.major
+                && match self {
+                    // Kubernetes' version skew policy: the controller manager is never newer.
+                    Self::ControllerManager => {
+                        release.minor == server.minor || release.minor + 1 == server.minor
+                    }
+                    Self::Kubectl => release.minor.abs_diff(server.minor) <= 1,
+                    Self::ApiServer | Self::Etcd => true,
+                }
+        };
+        match self {
+            Self::Etcd => release >= OLDEST_ETCD,
+            Self::ApiServer => release >= OLDEST,
+            Self::ControllerManager | Self::Kubectl => release >= OLDEST && server.is_none_or(near),
+        }
+    }
+}
+
+impl Assets {
+    /// Finds the programs, or builds them, telling `say` what it does, line by line.
+    ///
+    /// Kubernetes' three come from folders given or are all built: a mixture may not fit together.
+    pub async fn find(mut say: impl FnMut(&str)) -> Result<Self> {
+        let folders = search_folders(std::env::var_os(VARIABLE), std::env::var_os("PATH"));
+        let etcd = find_in(&folders, Component::Etcd, None).await;
+        let kubernetes = find_kubernetes(&folders).await;
+        let mut wanted = Vec::new();
+        if etcd.is_none() {
+            wanted.push(Component::Etcd);
+        }
+        if kubernetes.is_none() {
+            wanted.extend([
+                Component::ApiServer,
+                Component::ControllerManager,
+                Component::Kubectl,
+            ]);
+        }
+        let cache = cache_folder()?;
+        if !present(&cache, &wanted) {
+            build(&cache, &wanted, &mut say).await?;
+        }
+        let built = |component: Component| cache.join(component.program());
+        let [kube_apiserver, kube_controller_manager, kubectl] = kubernetes.unwrap_or_else(|| {
+            [
+                Component::ApiServer,
+                Component::ControllerManager,
+                Component::Kubectl,
+            ]
+            .map(built)
+        });
+        let etcd = etcd.map_or_else(|| built(Component::Etcd), |(path, _)| path);
+        Ok(Self {
+            kube_apiserver,
+            etcd,
+            kube_controller_manager,
+            kubectl,
+        })
+    }
+}
+
+fn search_folders(assets: Option<OsString>, path: Option<OsString>) -> Vec<PathBuf> {
+    let path = path.unwrap_or_default();
+    assets
+        .map(PathBuf::from)
+        .into_iter()
+        .chain(std::env::split_paths(&path))
+        .collect()
+}
+
+async fn find_kubernetes(folders: &[PathBuf]) -> Option<[PathBuf; 3]> {
+    let (api_server, release) = find_in(folders, Component::ApiServer, None).await?;
+    let (manager, _) = find_in(folders, Component::ControllerManager, Some(release)).await?;
+    let (kubectl, _) = find_in(folders, Component::Kubectl, Some(release)).await?;
+    Some([api_server, manager, kubectl])
+}
+
+/// The first program in `folders` that tells a version that fits.
+async fn find_in(
+    folders: &[PathBuf],
+    component: Component,
+    server: Option<Release>,
+) -> Option<(PathBuf, Release)> {
+    for folder in folders {
+        let path = folder.join(component.program());
+        if !path.is_file() {
+            continue;
+        }
+        match release_of(&path, component).await {
+            Ok(release) if component.fits(release, server) => return Some((path, release)),
+            Ok(release) => tracing::info!(
+                path = %path.display(),
+                "not used: {}.{} does not fit (Kubernetes 1.34 or newer, kubectl within one minor)",
+                release.major, release.minor
+            ),
+            Err(error) => tracing::info!(path = %path.display(), "not used: {error:#}"),
+        }
+    }
+    None
+}
+
+async fn release_of(path: &Path, component: Component) -> Result<Release> {
+    let run = Command::new(path)
+        .args(component.version_arguments())
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(VERSION_LIMIT, run)
+        .await
+        .with_context(|| {
+            format!(
+                "did not tell its version within {} s",
+                VERSION_LIMIT.as_secs()
+            )
+        })?
+        .context("cannot be run")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Release::find(&text).context("does not tell its version")
+}
+
+/// The Kubernetes version that go.mod pins, such as `v1.36.3`.
+fn pinned() -> Result<&'static str> {
+    GO_MOD
+        .lines()
+        .filter_map(|line| {
+            line.trim_start_matches("require ")
+                .trim()
+                .strip_prefix("k8s.io/kubernetes ")
+        })
+        .find_map(|rest| rest.split_whitespace().next())
+        .context("tests/control-plane/go.mod does not pin k8s.io/kubernetes")
+}
+
+/// Where built programs are kept, by version.
+fn cache_folder() -> Result<PathBuf> {
+    let cache = match std::env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty()) {
+        Some(folder) => PathBuf::from(folder),
+        None => std::env::home_dir()
+            .context("neither XDG_CACHE_HOME nor HOME is set")?
+            .join(".cache"),
+    };
+    Ok(cache.join("monok8s").join("control-plane").join(pinned()?))
+}
+
+fn present(cache: &Path, components: &[Component]) -> bool {
+    components
+        .iter()
+        .all(|component| cache.join(component.program()).is_file())
+}
+
+async fn build(cache: &Path, components: &[Component], say: &mut impl FnMut(&str)) -> Result<()> {
+    fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    let lock = lock(cache, say).await?;
+    let version = pinned()?;
+    for component in components
+        .iter()
+        .filter(|component| !present(cache, &[**component]))
+    {
+        let program = component.program();
+        say(&format!(
+            "building {program} from the Go modules of {version}: once, it takes minutes and is kept in {}",
+            cache.display()
+        ));
+        let start = Instant::now();
+        build_one(cache, *component, version).await?;
+        say(&format!(
+            "built {program} in {} s",
+            start.elapsed().as_secs()
+        ));
+    }
+    drop(lock);
+    Ok(())
+}
+
+/// Waits until no other process builds.
+async fn lock(cache: &Path, say: &mut impl FnMut(&str)) -> Result<File> {
+    let path = cache.join(".lock");
+    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    if file.try_lock().is_err() {
+        say("another process is building the control plane, waiting for it");
+        let waited = file.try_clone().context("cannot share the lock")?;
+        tokio::task::spawn_blocking(move || waited.lock())
+            .await
+            .context("the wait for the lock ended")?
+            .with_context(|| format!("cannot lock {}", path.display()))?;
+    }
+    Ok(file)
+}
+
+async fn build_one(cache: &Path, component: Component, version: &str) -> Result<()> {
+    let program = component.program();
+    let modules = scratch::repository().join("tests").join("control-plane");
+    let temporary = cache.join(format!(".{program}.{}", std::process::id()));
+    let mut flags = String::from("-s -w");
+    let package = if component == Component::Etcd {
+        String::from("go.etcd.io/etcd/server/v3")
+    } else {
+        let release = Release::find(version).context("the pinned version is none")?;
+        for (variable, value) in [
+            ("gitVersion", version.to_owned()),
+            ("gitMajor", release.major.to_string()),
+            ("gitMinor", release.minor.to_string()),
+        ] {
+            flags.push_str(&format!(" -X {VERSION_PACKAGE}.{variable}={value}"));
+        }
+        format!("k8s.io/kubernetes/cmd/{program}")
+    };
+    let output = Command::new("go")
+        .args(["build", "-trimpath", "-ldflags", &flags, "-o"])
+        .arg(&temporary)
+        .arg(&package)
+        .current_dir(&modules)
+        .env("CGO_ENABLED", "0")
+        .env("GOFLAGS", "-buildvcs=false")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await;
+    let output = match output {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(
+            "{program} is in neither {VARIABLE} nor PATH and go, which would build it, is not installed: \
+             install Go from https://go.dev/dl, or set {VARIABLE} to a folder with Kubernetes 1.34 or newer"
+        ),
+        other => other.context("cannot run go")?,
+    };
+    if !output.status.success() {
+        let _ = fs::remove_file(&temporary);
+        bail!(
+            "go build {package} failed in {}:\n{}",
+            modules.display(),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    let path = cache.join(program);
+    fs::rename(&temporary, &path).with_context(|| format!("cannot name {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn program(folder: &Path, name: &str, prints: &str) {
+        fs::create_dir_all(folder).unwrap();
+        let path = folder.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{prints}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    #[test]
+    fn versions_are_found_in_what_programs_print() {
+        let release = |major, minor| Some(Release { major, minor });
+        assert_eq!(Release::find("Kubernetes v1.36.3\n"), release(1, 36));
+        assert_eq!(
+            Release::find("Client Version: v1.32.4-dispatcher\nKustomize Version: v5.5.0"),
+            release(1, 32)
+        );
+        assert_eq!(
+            Release::find("etcd Version: 3.6.8\nGit SHA: x"),
+            release(3, 6)
+        );
+        assert_eq!(Release::find("no idea"), None);
+        assert!(pinned().unwrap().starts_with("v1."));
+    }
+
+    #[tokio::test]
+    async fn the_first_folder_that_fits_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, new) = (folder.path().join("old"), folder.path().join("new"));
+        for (place, version) in [(&old, "v1.33.9"), (&new, "v1.35.0")] {
+            for name in ["kube-apiserver", "kube-controller-manager", "kubectl"] {
+                program(place, name, &format!("echo Kubernetes {version}"));
+            }
+        }
+        let found = find_kubernetes(&[old.clone(), new.clone()]).await.unwrap();
+        assert!(found.iter().all(|path| path.starts_with(&new)), "{found:?}");
+        assert!(find_kubernetes(&[old]).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn kubectl_is_within_one_minor_and_the_controller_manager_never_newer() {
+        for (manager, kubectl, fits) in [
+            ("v1.36.1", "v1.36.0", true),
+            ("v1.35.1", "v1.37.0", true),
+            ("v1.37.0", "v1.36.0", false),
+            ("v1.36.0", "v1.38.0", false),
+            ("v1.36.0", "v1.34.0", false),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            program(folder.path(), "kube-apiserver", "echo Kubernetes v1.36.3");
+            program(
+                folder.path(),
+                "kube-controller-manager",
+                &format!("echo Kubernetes {manager}"),
+            );
+            program(
+                folder.path(),
+                "kubectl",
+                &format!("echo Client Version: {kubectl}"),
+            );
+            let found = find_kubernetes(&[folder.path().to_path_buf()]).await;
+            assert_eq!(found.is_some(), fits, "{manager} {kubectl}");
+        }
+    }
+}
