@@ -1,1 +1,8 @@
-//! Placeholder.
+//! What the end-to-end tests share: the tree's own files as they are installed and documented, what
+//! `kubectl` prints, and requests made with somebody's token.
+#![forbid(unsafe_code)]
+
+pub mod install;
+pub mod pages;
+pub mod request;
+pub mod table;
