@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::Reason;
 use crate::slot::SlotName;
 
+mod change;
 pub mod grub;
 
 /// Which boot loader a machine has.
