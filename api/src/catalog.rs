@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 pub use error::{CatalogError, Position, Problem};
 
-use crate::{Sha256Digest, Version, version::VersionRequirement};
+use crate::{Sha256Digest, Version, digest::DigestError, version::VersionRequirement};
 
 /// Largest catalog read from a URL or a ConfigMap, in bytes.
 pub const MAX_CATALOG_BYTES: usize = 1024 * 1024;
@@ -58,6 +58,13 @@ pub struct Image {
     pub platform: Option<String>,
     /// What a node must run for it to be taken to this version.
     pub upgrade_from: Option<VersionRequirement>,
+}
+
+impl Image {
+    /// The checksum, if it is one.
+    pub fn digest(&self) -> Result<Sha256Digest, DigestError> {
+        self.checksum.parse()
+    }
 }
 
 /// One entry under `blocked`.

@@ -38,13 +38,11 @@ fn finish(mut crd: CustomResourceDefinition, max_name: Option<usize>) -> CustomR
             }])
         });
         root.x_kubernetes_validations = rules.and_then(|r| serde_json::from_value(r).ok());
-        if let Some(properties) = root.properties.as_mut() {
-            if let Some(status) = properties.get_mut("status") {
-                status.description.get_or_insert_with(|| {
-                    "What was observed; written by the daemons, not by people.".to_owned()
-                });
-                status_defaults(status);
-            }
+        if let Some(status) = root.properties.as_mut().and_then(|p| p.get_mut("status")) {
+            status.description.get_or_insert_with(|| {
+                "What was observed; written by the daemons, not by people.".to_owned()
+            });
+            status_defaults(status);
         }
     }
     crd

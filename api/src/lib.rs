@@ -4,6 +4,14 @@
 //! Everything here is pure. There is no I/O and no Kubernetes client, so a decision made by this
 //! crate can be tested, fuzzed and replayed from saved objects.
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::doc_markdown,
+    reason = "doc comments of fields are what kubectl explain prints, where backticks are noise"
+)]
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "each printcolumn of a kind has a type_ of its own"
+)]
 
 pub mod catalog;
 pub mod condition;

@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use url::{Host, Url};
 
+use crate::catalog::MAX_URL_LEN;
+
 /// Why a URL is not used. No variant repeats the URL: it may carry a token in its query, and a
 /// catalog's content is never quoted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,7 +36,7 @@ pub enum LocationError {
 
 /// A URL that an image may be fetched from: http or https, no user info, no link-local address.
 pub fn image_url(text: &str) -> Result<Url, LocationError> {
-    if text.len() > crate::catalog::MAX_URL_LEN {
+    if text.len() > MAX_URL_LEN {
         return Err(LocationError::TooLong);
     }
     let url = Url::parse(text).map_err(|_| LocationError::NotAUrl)?;
@@ -46,6 +48,10 @@ pub fn image_url(text: &str) -> Result<Url, LocationError> {
     }
     if is_link_local(&url) {
         return Err(LocationError::LinkLocal);
+    }
+    // Escaping may have made it longer.
+    if url.as_str().len() > MAX_URL_LEN {
+        return Err(LocationError::TooLong);
     }
     Ok(url)
 }

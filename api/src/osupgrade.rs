@@ -142,7 +142,7 @@ pub enum Operation {
 pub struct CatalogSource {
     /// The catalog itself, as YAML text of at most 128 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 131072))]
+    #[schemars(length(min = 1, max = 131_072))]
     pub inline: Option<String>,
 
     /// An https (or, where the controller's flags allow it, http) URL of at most 2048 characters

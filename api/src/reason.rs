@@ -265,6 +265,24 @@ word_set! {
     }
 }
 
+impl AcceptedReason {
+    /// Whether an upgrade that is Rejected so is wrong in itself, whatever runs on the nodes. Such
+    /// an upgrade governs no node.
+    pub fn on_own_account(&self) -> bool {
+        matches!(
+            self,
+            Self::InvalidVersion
+                | Self::AliasNotFound
+                | Self::VersionNotInCatalog
+                | Self::VersionBlocked
+                | Self::InvalidChecksum
+                | Self::InvalidCatalog
+                | Self::CatalogTooLarge
+                | Self::InvalidSource
+        )
+    }
+}
+
 word_set! {
     /// Reason of the Progressing condition of an OSUpgrade.
     ProgressingReason {

@@ -1,18 +1,19 @@
 //! From a wish and a catalog to the images that bring one node there.
 //!
-//! [`target`] makes a version of what was asked for and does not look at nodes. [`path`] finds the
-//! hops of one node. Both are pure and depend on nothing but their arguments, not on the order of
-//! the catalog's entries either.
+//! [`target`] makes a version of what was asked for and does not look at nodes; [`path`] finds the
+//! hops of one node. Both depend on nothing but their arguments, and not on the order of the
+//! catalog's entries either.
 
-use crate::{
-    Version,
-    catalog::Catalog,
-    osupgradeprogress::ImageRef,
-    reason::{AcceptedReason, FailureReason},
-};
+mod path;
+mod target;
+
+pub use path::{Minor, Refusal, path};
+pub use target::{TargetRefusal, target};
+
+use crate::{Version, catalog::Catalog, osupgradeprogress::ImageRef, reason::FailureReason};
 
 /// What resolution has to know of a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NodeFacts {
     /// Version that it runs.
     pub version: Version,
@@ -25,65 +26,9 @@ pub struct NodeFacts {
 pub struct Hop {
     /// Version that the node runs afterwards.
     pub version: Version,
-    /// What is installed; everything in it has been checked.
+    /// What is installed. Its URLs and its checksum have been checked and are written in their
+    /// canonical form.
     pub image: ImageRef,
-}
-
-/// Why no version comes of what was asked for, whatever the node.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct TargetRefusal {
-    message: String,
-}
-impl TargetRefusal {
-    /// The reason that the Accepted condition gives.
-    pub fn reason(&self) -> AcceptedReason {
-        AcceptedReason::InvalidVersion
-    }
-    /// The version that was named all the same.
-    pub fn resolved_version(&self) -> Option<&Version> {
-        None
-    }
-    /// The same as `Display`.
-    pub fn message(&self) -> String {
-        self.to_string()
-    }
-}
-
-/// Why one node is not taken to a version.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct Refusal {
-    message: String,
-}
-impl Refusal {
-    /// The reason that the Accepted condition gives when every node refuses so.
-    pub fn reason(&self) -> AcceptedReason {
-        AcceptedReason::InvalidVersion
-    }
-    /// Whether the catalog is at fault, so that the upgrade is Rejected whatever other nodes say.
-    pub fn condemns_upgrade(&self) -> bool {
-        false
-    }
-}
-
-/// The version that `requested` (a version or an alias) names, in this catalog and not blocked.
-pub fn target(catalog: &Catalog, requested: &str) -> Result<Version, TargetRefusal> {
-    let _ = catalog;
-    Err(TargetRefusal {
-        message: requested.to_owned(),
-    })
-}
-
-/// The hops that bring one node to `target`, in order; none when it is there already.
-pub fn path(
-    catalog: &Catalog,
-    target: &Version,
-    node: &NodeFacts,
-    allow_downgrade: bool,
-) -> Result<Vec<Hop>, Refusal> {
-    let _ = (catalog, target, node, allow_downgrade);
-    Ok(Vec::new())
 }
 
 /// Why a progress made by hand does not run.
@@ -97,7 +42,7 @@ pub enum HandMadeRefusal {
     Policy(#[from] Refusal),
     /// It is more than one hop away.
     #[error(
-        "{target} is {hops} hops away from {current} and a progress made by hand takes one: ask for {next} first"
+        "{target} is {hops} hops away from {current}, and a progress made by hand takes one: ask for {next} first"
     )]
     IntermediateVersionNeeded {
         /// Version that the node runs.
@@ -110,8 +55,9 @@ pub enum HandMadeRefusal {
         hops: usize,
     },
 }
+
 impl HandMadeRefusal {
-    /// The failureReason that the progress ends with.
+    /// The `failureReason` that the progress ends with.
     pub fn failure_reason(&self) -> FailureReason {
         match self {
             Self::Target(_) | Self::Policy(_) => FailureReason::PolicyRefused,

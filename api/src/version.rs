@@ -118,7 +118,9 @@ impl<'de> Deserialize<'de> for Version {
 /// allowed in each part.
 ///
 /// Unlike Cargo's, it compares by precedence alone: `>=1.34.3` holds for v1.35.0-rc.1 as well.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// The default is `*`, which every version meets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VersionRequirement(semver::VersionReq);
 
 /// Longest requirement accepted, in bytes.

@@ -146,14 +146,14 @@ fn image(node: Node<'_>) -> Result<Image, CatalogError> {
     for entry in mapping(node, "an image")? {
         match &*entry.key {
             "version" => version = Some(read_version(&entry.value)?),
-            "url" => url = Some(text(entry.value, "url", MAX_URL_LEN)?),
+            "url" => url = Some(text(&entry.value, "url", MAX_URL_LEN)?),
             "mirrors" => image.mirrors = mirrors(entry.value)?,
             key if key.starts_with("x-") => {}
             // Absent and empty are one for everything that may be absent.
             "checksum" | "size" | "platform" | "upgradeFrom" if entry.value.is_null() => {}
-            "checksum" => image.checksum = text(entry.value, "checksum", MAX_CHECKSUM_LEN)?,
+            "checksum" => image.checksum = text(&entry.value, "checksum", MAX_CHECKSUM_LEN)?,
             "size" => image.size = Some(size(&entry.value)?),
-            "platform" => image.platform = Some(platform(entry.value)?),
+            "platform" => image.platform = Some(platform(&entry.value)?),
             "upgradeFrom" => {
                 let at = entry.value.at;
                 let requirement = scalar(&entry.value, "upgradeFrom")?
@@ -175,7 +175,7 @@ fn mirrors(node: Node<'_>) -> Result<Vec<String>, CatalogError> {
         return Err(refuse(first_too_many.at, Problem::TooManyMirrors));
     }
     items
-        .into_iter()
+        .iter()
         .map(|item| text(item, "mirrors", MAX_URL_LEN))
         .collect()
 }
@@ -210,7 +210,7 @@ fn one_blocked(node: Node<'_>) -> Result<Blocked, CatalogError> {
         match &*entry.key {
             "version" => version = Some(read_version(&entry.value)?),
             "reason" if entry.value.is_null() => {}
-            "reason" => reason = text(entry.value, "reason", MAX_REASON_LEN)?,
+            "reason" => reason = text(&entry.value, "reason", MAX_REASON_LEN)?,
             key if key.starts_with("x-") => {}
             _ => {
                 let known = BLOCKED_KEYS;
@@ -243,8 +243,7 @@ fn size(node: &Node<'_>) -> Result<u64, CatalogError> {
         .ok_or_else(|| refuse(node.at, Problem::Size))
 }
 
-fn platform(node: Node<'_>) -> Result<String, CatalogError> {
-    let at = node.at;
+fn platform(node: &Node<'_>) -> Result<String, CatalogError> {
     let text = text(node, "platform", MAX_PLATFORM_LEN)?;
     let word = |part: &str| {
         !part.is_empty()
@@ -256,7 +255,7 @@ fn platform(node: Node<'_>) -> Result<String, CatalogError> {
     if (2..=3).contains(&parts) && text.split('/').all(word) {
         Ok(text)
     } else {
-        Err(refuse(at, Problem::Platform))
+        Err(refuse(node.at, Problem::Platform))
     }
 }
 
@@ -307,21 +306,14 @@ fn scalar<'n>(node: &'n Node<'_>, key: &'static str) -> Result<&'n str, CatalogE
     }
 }
 
-fn text(node: Node<'_>, key: &'static str, limit: usize) -> Result<String, CatalogError> {
-    let at = node.at;
-    let text = match node.value {
-        Value::Scalar { ref text, .. } if text.is_empty() => {
-            let expected = "a text that is not empty";
-            return Err(refuse(at, Problem::WrongKind { key, expected }));
-        }
-        Value::Scalar { text, .. } => text,
-        Value::List(_) | Value::Mapping(_) => {
-            let expected = "a single value";
-            return Err(refuse(at, Problem::WrongKind { key, expected }));
-        }
-    };
-    if text.len() > limit {
-        return Err(refuse(at, Problem::TooLong { key, limit }));
+fn text(node: &Node<'_>, key: &'static str, limit: usize) -> Result<String, CatalogError> {
+    let text = scalar(node, key)?;
+    if node.is_null() || text.is_empty() {
+        let expected = "a text that is not empty";
+        return Err(refuse(node.at, Problem::WrongKind { key, expected }));
     }
-    Ok(text.into_owned())
+    if text.len() > limit {
+        return Err(refuse(node.at, Problem::TooLong { key, limit }));
+    }
+    Ok(text.to_owned())
 }
