@@ -1,1 +1,21 @@
-//! Placeholder.
+//! A stream of bytes to a partition.
+//!
+//! [`install`] takes a reader (the compressed image as it comes from the network) and a [`Device`] (the inactive
+//! slot), and ends in one of two ways: the device holds the image whose SHA-256 was promised, as read back from the
+//! medium, or an [`InstallError`] says what happened, where, and after how many bytes. There is no third way: what
+//! is reported as installed has been read back and compared.
+//!
+//! The caller opens the device and decides which one it is; this crate knows neither slots, nor boot loaders, nor
+//! networks. It is synchronous: call it on a thread that may block.
+
+mod device;
+mod digest;
+mod error;
+mod install;
+mod progress;
+
+pub use device::{Access, Device, HostDevice};
+pub use digest::Digest;
+pub use error::{Done, InstallError};
+pub use install::{ChecksumMatched, DEFAULT_WINDOW_LIMIT, Expectation, Installed, install};
+pub use progress::{Progress, Stage, StageTimes, Timed};
