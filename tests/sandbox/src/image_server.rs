@@ -1,78 +1,120 @@
 //! An HTTP server for images and catalogs on 127.0.0.1, with faults to order.
 
-use std::path::Path;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
+pub use monok8s_fault_server::{Content, Fault, Request, Resource};
+use monok8s_fault_server::FaultServer;
 
-/// What goes wrong with a path.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Answer with this status and a short text.
-    Status(u16),
-    /// Answer with this status and `Retry-After` in seconds.
-    RetryAfter(u16, u32),
-    /// Send this many bytes of the body, then drop the connection.
-    DropAfter(u64),
-    /// Send this many bytes of the body, then nothing more.
-    StallAfter(u64),
-    /// Never answer at all.
-    NeverAnswer,
-    /// End the body, in good order, after this many bytes.
-    Truncate(u64),
-    /// Change the byte at this offset.
-    Corrupt(u64),
-    /// Redirect there.
-    Redirect(String),
-    /// Answer 200 with this body.
-    Body(Vec<u8>),
-}
+use crate::images::Image;
 
-/// A request that was answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
-    /// The path.
-    pub path: String,
-    /// Its `Range` header.
-    pub range: Option<String>,
-    /// Its `If-None-Match` header.
-    pub if_none_match: Option<String>,
-    /// The answer's status.
-    pub status: u16,
-}
+/// Pieces a second that a limited answer comes in.
+const PIECES: u64 = 20;
 
 /// A running server. Dropping it stops it.
-pub struct ImageServer {}
+#[derive(Debug)]
+pub struct ImageServer {
+    server: FaultServer,
+    site: Mutex<Site>,
+}
+
+#[derive(Debug, Default)]
+struct Site {
+    contents: BTreeMap<String, Content>,
+    faults: BTreeMap<String, Fault>,
+    bytes_per_second: u64,
+}
+
+impl Site {
+    /// What a path is served as, with all that was ordered for it.
+    fn resource(&self, path: &str) -> Resource {
+        let content = self.contents.get(path).cloned();
+        let known = content.is_some();
+        let resource = Resource::new(content.unwrap_or_else(|| Vec::new().into()));
+        match self.faults.get(path) {
+            Some(fault) => resource.forever(fault.clone()),
+            None if !known => resource.forever(Fault::status(404)),
+            None if self.bytes_per_second > 0 => {
+                let bytes = usize::try_from((self.bytes_per_second / PIECES).max(1)).unwrap_or(usize::MAX);
+                resource.forever(Fault::Drip { bytes, every: Duration::from_millis(1000 / PIECES) })
+            }
+            None => resource,
+        }
+    }
+}
 
 impl ImageServer {
-    /// Serves the files of `folder` on a free port.
-    pub async fn start(folder: &Path) -> Result<Self> {
-        bail!("not yet: {}", folder.display())
+    /// Serves nothing yet, on a free port.
+    pub async fn start() -> Result<Self> {
+        let server = FaultServer::builder().start().await.context("the image server cannot listen on 127.0.0.1")?;
+        Ok(Self { server, site: Mutex::default() })
     }
 
-    /// `http://127.0.0.1:PORT`.
-    pub fn url(&self) -> String {
-        String::new()
+    /// The URL of a path such as `/catalog.yaml`.
+    pub fn url(&self, path: &str) -> String {
+        self.server.url(path)
     }
 
-    /// The URL of a file's name or another path.
-    pub fn url_of(&self, path: &str) -> String {
-        format!("{}/{path}", self.url())
+    /// Serves an image under its file's name, and returns the URL.
+    pub fn publish_image(&self, image: &Image) -> Result<String> {
+        let path = format!("/{}", image.file_name());
+        let content = Content::file(&image.file).with_context(|| format!("cannot serve {}", image.file.display()))?;
+        self.publish(&path, content);
+        Ok(self.url(&path))
     }
 
-    /// Serves `content` under `path`, instead of a file of that name.
-    pub fn publish(&self, _path: &str, _content: impl Into<Vec<u8>>) {}
+    /// Serves `content` at `path`, in place of what was there.
+    pub fn publish(&self, path: &str, content: impl Into<Content>) {
+        self.change(path, |site| {
+            site.contents.insert(path.to_owned(), content.into());
+        });
+    }
 
-    /// Orders a fault for a path until it is cured; `times` limits it to that many requests.
-    pub fn fault(&self, _path: &str, _fault: Fault, _times: Option<u32>) {}
+    /// Orders a fault for every request to a path, until it is cured.
+    pub fn fault(&self, path: &str, fault: Fault) {
+        self.change(path, |site| {
+            site.faults.insert(path.to_owned(), fault);
+        });
+    }
+
+    /// Orders faults for the next requests to a path, one for each.
+    pub fn fault_next(&self, path: &str, faults: impl IntoIterator<Item = Fault>) {
+        self.server.inject(path, faults);
+    }
 
     /// Ends a path's fault.
-    pub fn cure(&self, _path: &str) {}
+    pub fn cure(&self, path: &str) {
+        self.change(path, |site| {
+            site.faults.remove(path);
+        });
+    }
 
     /// Limits each answer to this many bytes a second; 0: no limit.
-    pub fn limit(&self, _bytes_per_second: u64) {}
+    pub fn limit(&self, bytes_per_second: u64) {
+        let mut site = self.site.lock().unwrap_or_else(PoisonError::into_inner);
+        site.bytes_per_second = bytes_per_second;
+        for path in site.contents.keys() {
+            self.server.set(path, site.resource(path));
+        }
+    }
 
     /// What was asked for so far, in order.
     pub fn requests(&self) -> Vec<Request> {
-        Vec::new()
+        self.server.requests()
+    }
+
+    /// Bytes of bodies sent so far.
+    pub fn body_bytes(&self) -> u64 {
+        self.server.body_bytes()
+    }
+
+    fn change(&self, path: &str, change: impl FnOnce(&mut Site)) {
+        let mut site = self.site.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut site);
+        self.server.set(path, site.resource(path));
     }
 }
