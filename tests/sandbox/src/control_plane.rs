@@ -357,6 +357,8 @@ impl ControlPlane {
         )
         .flag("service-cluster-ip-range", "10.96.0.0/16")
         .flag("authorization-mode", "Node,RBAC")
+        // The agent's DaemonSet is privileged, as most clusters allow.
+        .arg("--allow-privileged=true")
         // There are no pods that would look for the API server behind a service, and a loopback
         // address may not stand in an endpoint.
         .flag("endpoint-reconciler-type", "none")
