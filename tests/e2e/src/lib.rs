@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod install;
+pub mod objects;
 pub mod pages;
 pub mod request;
 pub mod table;

@@ -338,6 +338,12 @@ impl Cluster {
 async fn an_agent_writes_about_its_own_node_only() -> Result<()> {
     let cluster = Cluster::start().await?;
 
+    let mine = cluster.node_agent(Some("mine")).await?;
+    for (name, method, path, body, shipped, _) in attempts() {
+        let verdict = request::send(&mine, method, path, body.as_ref()).await?;
+        assert_eq!(verdict, shipped, "with the node's token: {name}");
+    }
+    // Now that its OSNode is there, so that nothing is merely not found.
     let unbound = cluster.node_agent(None).await?;
     for (name, method, path, body, shipped, _) in attempts() {
         let verdict = request::send(&unbound, method, path, body.as_ref()).await?;
@@ -349,11 +355,6 @@ async fn an_agent_writes_about_its_own_node_only() -> Result<()> {
         assert_eq!(verdict, expected, "with an unbound token: {name}");
     }
 
-    let mine = cluster.node_agent(Some("mine")).await?;
-    for (name, method, path, body, shipped, _) in attempts() {
-        let verdict = request::send(&mine, method, path, body.as_ref()).await?;
-        assert_eq!(verdict, shipped, "with the node's token: {name}");
-    }
     untouched(&cluster).await?;
 
     // What a status patch says about anything but the status is dropped.
