@@ -260,7 +260,7 @@ mod tests {
         .unwrap()
     }
 
-    fn report(status: serde_json::Value) -> OSNode {
+    fn report(status: &serde_json::Value) -> OSNode {
         serde_json::from_value(json!({
             "apiVersion": crate::API_VERSION, "kind": "OSNode",
             "metadata": {"name": "n"}, "spec": {}, "status": status
@@ -294,12 +294,12 @@ mod tests {
 
     #[test]
     fn a_nodes_version_comes_from_its_own_report_only() {
-        let good = report(json!({"nodeUID": "u", "version": "1.35.1", "platform": "linux/amd64"}));
+        let good = report(&json!({"nodeUID": "u", "version": "1.35.1", "platform": "linux/amd64"}));
         let facts = node_facts("u", Some(&good)).unwrap();
         assert_eq!(facts.version.to_string(), "v1.35.1");
         assert_eq!(facts.platform, "linux/amd64");
         assert_eq!(node_facts("u", None), Err(Ineligible::NotReported));
-        let empty = report(json!({"nodeUID": "u"}));
+        let empty = report(&json!({"nodeUID": "u"}));
         assert_eq!(node_facts("u", Some(&empty)), Err(Ineligible::NotReported));
         assert_eq!(
             node_facts("w", Some(&good)),
@@ -307,14 +307,14 @@ mod tests {
                 reported: "u".into()
             })
         );
-        let odd = report(json!({"nodeUID": "u", "version": "rolling"}));
+        let odd = report(&json!({"nodeUID": "u", "version": "rolling"}));
         assert_eq!(
             node_facts("u", Some(&odd)),
             Err(Ineligible::VersionUnreadable {
                 text: "rolling".into()
             })
         );
-        let unfit = report(json!({"nodeUID": "u", "version": "1.35.1", "conditions": [
+        let unfit = report(&json!({"nodeUID": "u", "version": "1.35.1", "conditions": [
             {"type": "Upgradable", "status": "False", "reason": "StateNotPersistent",
              "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}));
         let refusal = NodeRefusal::from(node_facts("u", Some(&unfit)).unwrap_err());

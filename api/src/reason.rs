@@ -93,6 +93,10 @@ word_set! {
     }
 }
 
+#[allow(
+    clippy::derivable_impls,
+    reason = "the macro has no place for the attribute of the default variant"
+)]
 impl Default for UpgradePhase {
     fn default() -> Self {
         Self::Pending
@@ -125,6 +129,10 @@ word_set! {
     }
 }
 
+#[allow(
+    clippy::derivable_impls,
+    reason = "the macro has no place for the attribute of the default variant"
+)]
 impl Default for ProgressPhase {
     fn default() -> Self {
         Self::Pending

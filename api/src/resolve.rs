@@ -42,7 +42,7 @@ pub enum HandMadeRefusal {
     Policy(#[from] Refusal),
     /// It is more than one hop away.
     #[error(
-        "{target} is {hops} hops away from {current}, and a progress made by hand takes one: ask for {next} first"
+        "{target} is more than one hop away from {current}, and a progress made by hand takes one: ask for {next} first"
     )]
     IntermediateVersionNeeded {
         /// Version that the node runs.
@@ -51,8 +51,6 @@ pub enum HandMadeRefusal {
         target: Version,
         /// The first hop on the way.
         next: Version,
-        /// How many there are.
-        hops: usize,
     },
 }
 
@@ -78,13 +76,12 @@ pub fn single_hop(
     let Some(first) = hops.next() else {
         return Ok(None);
     };
-    match hops.len() {
-        0 => Ok(Some(first)),
-        further => Err(HandMadeRefusal::IntermediateVersionNeeded {
-            current: node.version.clone(),
-            target,
-            next: first.version,
-            hops: further + 1,
-        }),
+    if hops.len() == 0 {
+        return Ok(Some(first));
     }
+    Err(HandMadeRefusal::IntermediateVersionNeeded {
+        current: node.version.clone(),
+        target,
+        next: first.version,
+    })
 }

@@ -1,5 +1,10 @@
 //! The catalog format: what is read, what is refused, and what a message may say.
-#![allow(clippy::unwrap_used, reason = "shared functions of tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::format_collect,
+    reason = "shared functions of tests"
+)]
 
 use monok8s_api::{
     Version,

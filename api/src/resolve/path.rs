@@ -136,11 +136,11 @@ pub enum Refusal {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unusable {
     /// Blocked versions.
-    pub blocked: usize,
+    pub blocked: u32,
     /// Pre-releases, which nobody asked for.
-    pub prereleases: usize,
+    pub prereleases: u32,
     /// Versions without an image for the node's platform.
-    pub other_platforms: usize,
+    pub other_platforms: u32,
 }
 
 impl fmt::Display for Unusable {
@@ -224,12 +224,7 @@ pub fn path(
         last,
     };
     let chosen = if catalog.minor_skip().is_allowed() {
-        // The shortest way, unless upgradeFrom demands a stop in between.
-        ladder.climb(&[]).or_else(|refusal| {
-            ladder
-                .climb(&ladder.every_listed_rung())
-                .map_err(|_| refusal)
-        })?
+        ladder.fewest_hops()?
     } else {
         ladder.climb(&ladder.every_rung()?)?
     };
@@ -300,23 +295,61 @@ impl<'c> Ladder<'c> {
         Ok(rungs)
     }
 
-    /// As [`Self::every_rung`], rungs without an image left out.
-    fn every_listed_rung(&self) -> Vec<Vec<&'c Image>> {
+    /// The images on any rung between node and target, newest first.
+    fn all_in_between(&self) -> Vec<&'c Image> {
         let (from, to) = self.ends();
         let (low, high) = (from.min(to), from.max(to));
         let mut minors: Vec<Minor> = self
             .catalog
             .images()
             .iter()
+            .rev()
             .map(|image| Minor::of(&image.version))
             .filter(|minor| low < *minor && *minor < high)
             .collect();
         minors.dedup();
-        if to < from {
-            minors.reverse();
+        minors.into_iter().flat_map(|m| self.usable(m)).collect()
+    }
+
+    /// Where minors may be skipped: straight to the target or, where upgradeFrom demands it, with
+    /// as few stops as possible, each at the newest version that serves.
+    fn fewest_hops(&self) -> Result<Vec<&'c Image>, Refusal> {
+        let start = &self.node.version;
+        let mut left = self.all_in_between();
+        // Layer n holds the images from which the target is n hops away.
+        let mut layers = vec![vec![self.last]];
+        while let Some(layer) = layers.last()
+            && !layer.iter().any(|image| accepts(image, start))
+        {
+            let leads_on = |image: &&Image| layer.iter().any(|next| self.follows(next, image));
+            let (next, rest): (Vec<_>, Vec<_>) = left.into_iter().partition(leads_on);
+            if next.is_empty() {
+                return Err(refused_by(self.last, start));
+            }
+            layers.push(next);
+            left = rest;
         }
-        let rungs = minors.into_iter().map(|minor| self.usable(minor));
-        rungs.filter(|rung| !rung.is_empty()).collect()
+        let mut chosen: Vec<&Image> = Vec::with_capacity(layers.len());
+        for layer in layers.iter().rev() {
+            let next = layer.iter().find(|image| match chosen.last() {
+                Some(before) => self.follows(image, before),
+                None => accepts(image, start),
+            });
+            chosen.extend(next);
+        }
+        Ok(chosen)
+    }
+
+    /// Whether `next` can be installed over `image` and lies on a rung further on.
+    fn follows(&self, next: &Image, image: &Image) -> bool {
+        let (from, to) = self.ends();
+        let (here, there) = (Minor::of(&image.version), Minor::of(&next.version));
+        let further = if from < to {
+            here < there
+        } else {
+            there < here
+        };
+        further && accepts(next, &image.version)
     }
 
     /// The next rung on the way. Within a major version minors follow one another; the last one
