@@ -88,3 +88,8 @@ impl InspectError {
         }
     }
 }
+
+/// The running system's os-release, read from the first process's root.
+pub(crate) fn running_os_release(_roots: &crate::Roots) -> Result<OsRelease, InspectError> {
+    Err(InspectError::NoOsRelease)
+}

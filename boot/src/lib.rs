@@ -12,7 +12,7 @@ pub mod clock;
 pub mod cmdline;
 pub mod host;
 pub mod inspect;
-mod ioctl;
+mod kernel;
 pub mod loader;
 pub mod mounts;
 pub mod persist;

@@ -1,15 +1,21 @@
 //! The real machine.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::Host;
-use crate::inspect::{InspectError, OsRelease};
-use crate::persist::NotPersistent;
+use super::locate::{Partition, Partitions};
+use super::running;
+use crate::blockdev::DevNum;
+use crate::cmdline::CommandLine;
+use crate::inspect::{self, InspectError, OsRelease};
+use crate::persist::{self, NotPersistent};
 use crate::roots::Roots;
 use crate::slot::{Machine, SlotAddress, SlotError, SlotName};
-use crate::target::Target;
+use crate::table;
+use crate::target::{self, Protected, Target};
 
-/// The machine this process runs on (or in a pod of).
+/// The machine this process runs on, or in a pod of.
 #[derive(Clone, Debug)]
 pub struct RealMachine {
     roots: Roots,
@@ -17,30 +23,112 @@ pub struct RealMachine {
     b: SlotAddress,
 }
 
+/// Both slots with their devices, and everything that was needed to tell which one runs.
+struct Identified {
+    machine: Machine,
+    a: Partition,
+    b: Partition,
+    root: BTreeSet<DevNum>,
+}
+
 impl RealMachine {
-    /// A machine whose slots are at these addresses.
+    /// A machine whose slots are at these addresses, observed through `roots`.
     pub fn new(roots: Roots, a: SlotAddress, b: SlotAddress) -> Self {
         Self { roots, a, b }
+    }
+
+    fn look(&self) -> Result<Identified, SlotError> {
+        let boot_id = self.boot_id()?;
+        let (partitions, a, b) = self.slots()?;
+        let root = running::root_leaves(&self.roots)?;
+        let line: CommandLine = running::command_line(&self.roots.proc.join("cmdline"))?;
+        let active = running::active(&self.roots, &partitions, (&a, &b), &root, &line)?;
+        let machine = Machine {
+            active,
+            a: a.slot(SlotName::A),
+            b: b.slot(SlotName::B),
+            boot_id,
+            trial: line.trial,
+        };
+        Ok(Identified {
+            machine,
+            a,
+            b,
+            root,
+        })
+    }
+
+    /// Both slots' partitions, which are different ones.
+    fn slots(&self) -> Result<(Partitions, Partition, Partition), SlotError> {
+        let partitions = Partitions::scan(&self.roots)?;
+        let a = partitions.find(&self.roots, SlotName::A, &self.a)?.clone();
+        let b = partitions.find(&self.roots, SlotName::B, &self.b)?.clone();
+        if a.device.dev == b.device.dev {
+            return Err(SlotError::Ambiguous(format!(
+                "slot A ({}) and slot B ({}) are the same partition, {}",
+                self.a,
+                self.b,
+                a.device.node.display()
+            )));
+        }
+        Ok((partitions, a, b))
     }
 }
 
 impl Host for RealMachine {
     fn identify(&self) -> Result<Machine, SlotError> {
-        Err(SlotError::Ambiguous(format!(
-            "{} {} {:?}",
-            self.a, self.b, self.roots
-        )))
+        self.look().map(|found| found.machine)
     }
+
     fn boot_id(&self) -> Result<String, SlotError> {
-        Err(SlotError::Ambiguous(String::new()))
+        super::read_boot_id(&self.roots.proc.join("sys/kernel/random/boot_id"))
     }
+
     fn running_os(&self) -> Result<OsRelease, InspectError> {
-        Err(InspectError::NoOsRelease)
+        inspect::running_os_release(&self.roots)
     }
-    fn open_target(&self, _slot: SlotName, _state_dir: &Path) -> Result<Target, SlotError> {
-        Err(SlotError::Ambiguous(String::new()))
+
+    fn open_target(&self, slot: SlotName, state_dir: &Path) -> Result<Target, SlotError> {
+        let found = self.look()?;
+        let (part, other) = match slot {
+            SlotName::A => (&found.a, &found.b),
+            SlotName::B => (&found.b, &found.a),
+        };
+        let mut protected = Protected::default();
+        protected.add(found.root, "the running root");
+        protected.add(
+            BTreeSet::from([other.device.dev]),
+            format!("slot {}", slot.other()),
+        );
+        let behind_state = target::devices_behind_folder(&self.roots, state_dir)?;
+        protected.add(
+            behind_state,
+            format!("the data partition, on which {} is", state_dir.display()),
+        );
+        if part.entry.type_uuid == table::EFI_SYSTEM {
+            protected.add(
+                BTreeSet::from([part.device.dev]),
+                "the EFI system partition",
+            );
+        }
+        let target = target::claim(&self.roots, part.slot(slot), &part.device, &protected)?;
+        // The claim keeps everyone else away from now on. What was looked up before it must still be so.
+        let now = self.look()?;
+        if now.machine == found.machine {
+            Ok(target)
+        } else {
+            Err(SlotError::Ambiguous(format!(
+                "slot {slot}: the machine's partitions changed while it was opened"
+            )))
+        }
     }
-    fn check_persistent(&self, _dir: &Path) -> Result<(), NotPersistent> {
-        Ok(())
+
+    fn check_persistent(&self, dir: &Path) -> Result<(), NotPersistent> {
+        // Without slots the folder is still known not to be on the running root.
+        let slots = self.slots().map_or_else(
+            |_| Vec::new(),
+            |(_, a, b)| vec![(SlotName::A, a.device.dev), (SlotName::B, b.device.dev)],
+        );
+        persist::check(&self.roots, dir, &slots)
     }
 }

@@ -7,10 +7,13 @@ use crate::persist::NotPersistent;
 use crate::slot::{Machine, SlotError, SlotName};
 use crate::target::Target;
 
+mod locate;
 mod machine;
+mod running;
 mod sandbox;
 
 pub use machine::RealMachine;
+pub(crate) use running::root_leaves;
 pub use sandbox::{MachineFile, VirtualNode};
 
 /// One machine, observed. Nothing is cached: every call looks again.
@@ -34,4 +37,22 @@ pub trait Host: Send + Sync + std::fmt::Debug {
 
     /// Whether `dir` is on storage that survives a reboot and that both slots share.
     fn check_persistent(&self, dir: &Path) -> Result<(), NotPersistent>;
+}
+
+/// Reads a kernel's random boot identifier.
+fn read_boot_id(path: &Path) -> Result<String, SlotError> {
+    let unreadable = |source| SlotError::Unreadable {
+        what: "this boot's identifier".to_owned(),
+        path: path.to_path_buf(),
+        source,
+    };
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    let text = text.trim();
+    if text.is_empty() || text.len() > 64 {
+        return Err(unreadable(std::io::Error::new(
+            std::io::ErrorKind::InvalidData,
+            "it holds no identifier",
+        )));
+    }
+    Ok(text.to_owned())
 }
