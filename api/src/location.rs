@@ -76,3 +76,63 @@ fn is_link_local(url: &Url) -> bool {
         Some(Host::Domain(_)) | None => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_not_be_fetched_is_refused_in_every_notation() {
+        use LocationError as E;
+        let long = format!("https://a.example/{}", "a".repeat(MAX_URL_LEN));
+        let grows = format!("https://a.example/{}", "\u{e4}".repeat(MAX_URL_LEN / 4));
+        for (text, error) in [
+            ("", E::NotAUrl),
+            ("images/v1.35.1.img.zst", E::NotAUrl),
+            ("//a.example/1", E::NotAUrl),
+            ("https://", E::NotAUrl),
+            ("ftp://a.example/1", E::Scheme),
+            ("file:///etc/shadow", E::Scheme),
+            ("data:text/plain,hello", E::Scheme),
+            ("https://user@a.example/1", E::UserInfo),
+            ("https://:secret@a.example/1", E::UserInfo),
+            ("http://169.254.169.254/latest/meta-data", E::LinkLocal),
+            ("http://0xA9FEA9FE/", E::LinkLocal),
+            ("http://2852039166/", E::LinkLocal),
+            ("http://0251.0376.0251.0376/", E::LinkLocal),
+            ("https://[fe80::1]/", E::LinkLocal),
+            ("https://[febf::1]:8443/", E::LinkLocal),
+            ("https://[::ffff:169.254.169.254]/", E::LinkLocal),
+            ("https://[::169.254.169.254]/", E::LinkLocal),
+            (&long, E::TooLong),
+            (&grows, E::TooLong),
+        ] {
+            assert_eq!(image_url(text), Err(error), "{text}");
+            assert_eq!(catalog_url(text, true), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn plain_http_is_for_images_and_for_those_who_ask() {
+        for text in [
+            "http://localhost:8000/rootfs.ext4.zst",
+            "http://10.0.0.1/",
+            "http://[::1]/",
+        ] {
+            assert!(image_url(text).is_ok(), "{text}");
+            assert!(catalog_url(text, true).is_ok(), "{text}");
+            assert_eq!(
+                catalog_url(text, false),
+                Err(LocationError::PlainHttp),
+                "{text}"
+            );
+        }
+        assert!(catalog_url("https://a.example/catalog.yaml?token=x", false).is_ok());
+    }
+
+    #[test]
+    fn no_message_repeats_the_url() {
+        let error = image_url("ftp://s3cret.example/?token=s3cret").unwrap_err();
+        assert!(!error.to_string().contains("s3cret"));
+    }
+}

@@ -4,11 +4,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::{
-    condition,
+    Sha256Digest, Version, condition,
+    digest::DigestError,
+    location::{LocationError, image_url},
     osupgrade::{Download, Health, Operation},
     reason::ProgressPhase,
+    version::VersionError,
 };
 
 /// One hop of one node: what is to be installed, and how far it is.
@@ -191,6 +195,65 @@ pub struct ImageRef {
     pub size: Option<i64>,
 }
 
+/// An image as an agent may install it: everything in it has been checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedImage {
+    /// Version that the image must carry.
+    pub version: Version,
+    /// Where it is, the first choice first; never empty.
+    pub urls: Vec<Url>,
+    /// SHA-256 of the file or of the expanded image.
+    pub checksum: Sha256Digest,
+    /// Expanded size in bytes, where it is known beforehand.
+    pub size: Option<u64>,
+}
+
+/// Why an image cannot be installed as it stands in an object.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ImageRefError {
+    /// The version is none.
+    #[error("the image's version is wrong: {0}")]
+    Version(#[from] VersionError),
+    /// There is no URL.
+    #[error("the image has no URL")]
+    NoUrl,
+    /// A URL is not used.
+    #[error("the image's URL or one of its mirrors cannot be used: {0}")]
+    Url(#[from] LocationError),
+    /// There is no checksum.
+    #[error("the image has no checksum; without one nothing is installed")]
+    NoChecksum,
+    /// The checksum is none.
+    #[error("the image's checksum is wrong: {0}")]
+    Checksum(#[from] DigestError),
+    /// The size is not positive.
+    #[error("the image's size is {0}, and must be at least 1")]
+    Size(i64),
+}
+
+impl ImageRef {
+    /// The image with types instead of texts. What the controller hands out passes; a progress
+    /// with an image in it can also be written by hand.
+    pub fn checked(&self) -> Result<CheckedImage, ImageRefError> {
+        let url = self.url.as_deref().ok_or(ImageRefError::NoUrl)?;
+        let urls = std::iter::once(url)
+            .chain(self.mirrors.iter().map(String::as_str))
+            .map(image_url)
+            .collect::<Result<_, _>>()?;
+        let checksum = self.checksum.as_deref().ok_or(ImageRefError::NoChecksum)?;
+        let positive = |size: i64| u64::try_from(size).ok().filter(|size| *size > 0);
+        Ok(CheckedImage {
+            version: self.version.parse()?,
+            urls,
+            checksum: checksum.parse()?,
+            size: self
+                .size
+                .map(|size| positive(size).ok_or(ImageRefError::Size(size)))
+                .transpose()?,
+        })
+    }
+}
+
 /// How far an agent may go.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 pub enum Release {
@@ -288,4 +351,53 @@ pub struct OSUpgradeProgressStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "condition::list_schema")]
     pub conditions: Vec<Condition>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_checked_before_it_is_installed() {
+        let good = ImageRef {
+            version: "1.35.1".into(),
+            url: Some("https://a.example/1".into()),
+            mirrors: vec!["http://b.example/1".into()],
+            checksum: Some(format!("sha256:{}", "0".repeat(64))),
+            size: Some(7),
+        };
+        let checked = good.checked().unwrap();
+        assert_eq!(checked.version.to_string(), "v1.35.1");
+        assert_eq!(checked.urls.len(), 2);
+        assert_eq!(checked.size, Some(7));
+
+        type Change = fn(&mut ImageRef);
+        let rows: [(Change, fn(&ImageRefError) -> bool); 7] = [
+            (
+                |i| i.version = "previous".into(),
+                |e| matches!(e, ImageRefError::Version(_)),
+            ),
+            (|i| i.url = None, |e| *e == ImageRefError::NoUrl),
+            (
+                |i| i.url = Some("http://169.254.169.254/latest".into()),
+                |e| *e == ImageRefError::Url(LocationError::LinkLocal),
+            ),
+            (
+                |i| i.mirrors = vec!["file:///etc/shadow".into()],
+                |e| *e == ImageRefError::Url(LocationError::Scheme),
+            ),
+            (|i| i.checksum = None, |e| *e == ImageRefError::NoChecksum),
+            (
+                |i| i.checksum = Some("sha256:abc".into()),
+                |e| matches!(e, ImageRefError::Checksum(_)),
+            ),
+            (|i| i.size = Some(0), |e| *e == ImageRefError::Size(0)),
+        ];
+        for (change, expected) in rows {
+            let mut image = good.clone();
+            change(&mut image);
+            let error = image.checked().unwrap_err();
+            assert!(expected(&error), "{error:?}");
+        }
+    }
 }
