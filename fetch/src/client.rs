@@ -1,22 +1,68 @@
-//! The HTTP client both ways of fetching share.
+//! The HTTP client both ways of fetching share: trust anchors, proxies, limits in time.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
-use crate::policy::Policy;
+use crate::{
+    credentials::Credentials,
+    policy::Policy,
+    rate::Floor,
+    resolver::{GuardedResolver, Lookup, SystemLookup},
+    retry::Backoff,
+};
+
+/// What servers see as `User-Agent`.
+pub const USER_AGENT: &str = concat!("monok8s/", env!("CARGO_PKG_VERSION"));
 
 /// A client: connections, trust anchors, policy. Cheap to clone; clones share connections.
 #[derive(Clone, Debug)]
 pub struct Client {
-    policy: Policy,
+    pub(crate) http: reqwest::Client,
+    pub(crate) policy: Policy,
+    pub(crate) timing: Timing,
+    pub(crate) credentials: Option<Arc<Credentials>>,
+}
+
+/// How long to wait for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// For TCP and TLS to come up. Default: 10 s.
+    pub connect: Duration,
+    /// From asking to the head of an answer, connecting included. Default: 30 s.
+    pub answer: Duration,
+    /// For a document as a whole: redirects, body and retries included. Default: 30 s.
+    pub document: Duration,
+    /// Pauses between tries. Default: from 1 s to 30 s.
+    pub backoff: Backoff,
+    /// The rate below which a stream is taken for dead. Default: 30 KiB in 30 s.
+    pub floor: Floor,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            answer: Duration::from_secs(30),
+            document: Duration::from_secs(30),
+            backoff: Backoff {
+                first: Duration::from_secs(1),
+                most: Duration::from_secs(30),
+            },
+            floor: Floor {
+                bytes: 30 * 1024,
+                window: Duration::from_secs(30),
+            },
+        }
+    }
 }
 
 /// Settings of a [`Client`]; every one has a default that fits a node.
 #[derive(Clone, Debug)]
 pub struct ClientBuilder {
     policy: Policy,
-    connect_timeout: Duration,
-    ca_pem: Vec<u8>,
+    timing: Timing,
+    authorities: Vec<reqwest::Certificate>,
     environment_proxies: bool,
+    lookup: Arc<dyn Lookup>,
 }
 
 /// Why no client could be made.
@@ -31,12 +77,15 @@ pub enum BuildError {
         /// Why.
         source: std::io::Error,
     },
-    /// The CA file holds no certificate, or one that is none.
-    #[error("the CA file holds no usable PEM certificate")]
-    CaCertificate,
-    /// Anything else, such as a proxy variable that is no URL.
+    /// The CA file holds no certificate, or something that is none.
+    #[error("{origin} holds no usable PEM certificate")]
+    CaCertificate {
+        /// Where the text is from.
+        origin: String,
+    },
+    /// Anything else.
     #[error("cannot set up the HTTP client: {0}")]
-    Setup(String),
+    Setup(#[source] reqwest::Error),
 }
 
 impl Client {
@@ -44,9 +93,10 @@ impl Client {
     pub fn builder() -> ClientBuilder {
         ClientBuilder {
             policy: Policy::HTTPS_ONLY,
-            connect_timeout: Duration::from_secs(10),
-            ca_pem: Vec::new(),
+            timing: Timing::default(),
+            authorities: Vec::new(),
             environment_proxies: true,
+            lookup: Arc::new(SystemLookup),
         }
     }
 
@@ -58,7 +108,19 @@ impl Client {
     /// The same client, sharing connections, under another policy.
     #[must_use]
     pub fn with_policy(&self, policy: Policy) -> Self {
-        Self { policy }
+        Self {
+            policy,
+            ..self.clone()
+        }
+    }
+
+    /// The same client, sharing connections, with credentials for the hosts they name.
+    #[must_use]
+    pub fn with_credentials(&self, credentials: Credentials) -> Self {
+        Self {
+            credentials: Some(Arc::new(credentials)),
+            ..self.clone()
+        }
     }
 }
 
@@ -70,35 +132,125 @@ impl ClientBuilder {
         self
     }
 
-    /// Limit for TCP and TLS to come up. Default: 10 s.
+    /// How long to wait for what.
     #[must_use]
-    pub fn connect_timeout(mut self, limit: Duration) -> Self {
-        self.connect_timeout = limit;
+    pub fn timing(mut self, timing: Timing) -> Self {
+        self.timing = timing;
         self
     }
 
     /// Trusts the PEM certificates of this file too, besides the system's.
-    pub fn ca_file(mut self, path: &Path) -> Result<Self, BuildError> {
-        let pem = std::fs::read(path).map_err(|source| BuildError::CaFile {
-            path: path.display().to_string(),
-            source,
-        })?;
-        self.ca_pem.extend(pem);
-        self.ca_pem.push(b'\n');
-        Ok(self)
+    pub fn ca_file(self, path: &Path) -> Result<Self, BuildError> {
+        let origin = path.display().to_string();
+        match std::fs::read(path) {
+            Ok(pem) => self.authorities_from(&pem, origin),
+            Err(source) => Err(BuildError::CaFile {
+                path: origin,
+                source,
+            }),
+        }
+    }
+
+    /// Trusts these PEM certificates too, besides the system's.
+    pub fn ca_pem(self, pem: &str) -> Result<Self, BuildError> {
+        self.authorities_from(pem.as_bytes(), "the given text".into())
+    }
+
+    fn authorities_from(mut self, pem: &[u8], origin: String) -> Result<Self, BuildError> {
+        match reqwest::Certificate::from_pem_bundle(pem) {
+            Ok(found) if !found.is_empty() => {
+                self.authorities.extend(found);
+                Ok(self)
+            }
+            _ => Err(BuildError::CaCertificate { origin }),
+        }
     }
 
     /// Whether `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` are heeded. Default: yes.
+    ///
+    /// Behind a proxy it is the proxy that resolves names, so what a name leads to is for the
+    /// proxy to judge; addresses written in a URL are still judged here.
     #[must_use]
     pub fn environment_proxies(mut self, heed: bool) -> Self {
         self.environment_proxies = heed;
         self
     }
 
-    /// Makes the client.
+    /// Where addresses of host names come from. Default: the operating system. What it finds is
+    /// still held against [`crate::policy::forbidden_address`].
+    #[must_use]
+    pub fn lookup(mut self, lookup: impl Lookup + 'static) -> Self {
+        self.lookup = Arc::new(lookup);
+        self
+    }
+
+    /// Makes the client. Installs ring as the process's TLS provider when there is none yet.
+    ///
+    /// A system without any CA certificates, as small images are, is no error: `http` works, and
+    /// `https` with the given authorities.
     pub fn build(self) -> Result<Client, BuildError> {
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            // Another thread may have been faster; either way there is one now.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        let authorities = self.authorities.clone();
+        let http = match self.http().tls_certs_merge(authorities.clone()).build() {
+            Ok(http) => http,
+            Err(error) => {
+                let http = self
+                    .http()
+                    .tls_certs_only(authorities)
+                    .build()
+                    .map_err(BuildError::Setup)?;
+                tracing::warn!(
+                    %error,
+                    "no CA certificates of the system; only those of the CA file are trusted"
+                );
+                http
+            }
+        };
         Ok(Client {
+            http,
             policy: self.policy,
+            timing: self.timing,
+            credentials: None,
         })
+    }
+
+    fn http(&self) -> reqwest::ClientBuilder {
+        let builder = reqwest::Client::builder()
+            .user_agent(USER_AGENT)
+            // Followed by hand, so that each hop passes the policy and none is sent what was meant
+            // for another host.
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .connect_timeout(self.timing.connect)
+            // A dead HTTP/2 connection would otherwise be handed out again for the retry.
+            .http2_keep_alive_interval(self.timing.connect)
+            .http2_keep_alive_timeout(self.timing.connect)
+            .http2_adaptive_window(true)
+            .dns_resolver(GuardedResolver(Arc::clone(&self.lookup)));
+        if self.environment_proxies {
+            builder
+        } else {
+            builder.no_proxy()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ca_file_must_hold_certificates() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "not a certificate").unwrap();
+        let error = Client::builder().ca_file(file.path()).unwrap_err();
+        assert!(matches!(error, BuildError::CaCertificate { .. }), "{error}");
+        let error = Client::builder()
+            .ca_file(Path::new("/no/such/file"))
+            .unwrap_err();
+        assert!(matches!(error, BuildError::CaFile { .. }), "{error}");
     }
 }

@@ -1,6 +1,8 @@
 //! What can go wrong between here and a server.
 
-use std::{fmt, time::Duration};
+use std::{error::Error as StdError, fmt, io, time::Duration};
+
+use rustls::CertificateError;
 
 use crate::{policy::PolicyRefusal, url::SourceUrl};
 
@@ -13,7 +15,8 @@ pub struct Progress {
     pub total: Option<u64>,
 }
 
-/// What to make of an error: the least that a caller has to tell apart.
+/// What to make of an error: the least that a caller has to tell apart. Ordered by how much hope
+/// is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// 404 or 410: it is not there, and asking again will not change that.
@@ -22,8 +25,8 @@ pub enum Kind {
     Forbidden,
     /// Scheme, redirect or address is not allowed; nothing was, or nothing more will be, asked.
     RefusedByPolicy,
-    /// The server answered with something else than was asked for: HTML for a catalog, a 4xx that
-    /// names a fault of ours.
+    /// The server answered with something else than was asked for: HTML for a catalog, a status
+    /// that names a fault of ours.
     NotUsable,
     /// More than the limit.
     TooLarge,
@@ -36,6 +39,8 @@ pub enum Kind {
 }
 
 /// A fetch that failed: what happened, to which URL, after how many bytes.
+///
+/// `Display` shows no query and no word that a server sent.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub struct FetchError {
@@ -59,7 +64,7 @@ pub enum Fault {
     /// No answer, or the connection broke.
     #[error("{what}")]
     Connection {
-        /// The operating system's or the protocol's word for it.
+        /// The operating system's word for it, or ours.
         what: String,
     },
     /// Nothing came for too long.
@@ -69,7 +74,10 @@ pub enum Fault {
         after: Duration,
     },
     /// Bytes came, but too slowly.
-    #[error("stalled: {received} bytes in {} s, less than {floor} are taken for a dead connection", .over.as_secs_f32())]
+    #[error(
+        "stalled: {received} bytes in {} s; less than {floor} count as a dead connection",
+        .over.as_secs_f32()
+    )]
     Stalled {
         /// Bytes received in the window.
         received: u64,
@@ -79,16 +87,16 @@ pub enum Fault {
         floor: u64,
     },
     /// The body ended early.
-    #[error("the connection ended before the body did")]
+    #[error("the connection ended before the file did")]
     Truncated,
     /// 401 or 403.
-    #[error("the server refuses access ({status})")]
+    #[error("the server refuses access ({status}); check the URL and the credentials")]
     Forbidden {
         /// The status code.
         status: u16,
     },
     /// 404 or 410.
-    #[error("the server does not have it ({status})")]
+    #[error("the server does not have it ({status}); check the URL")]
     NotFound {
         /// The status code.
         status: u16,
@@ -107,14 +115,20 @@ pub enum Fault {
         /// The status code.
         status: u16,
     },
+    /// An answer that contradicts the request or itself.
+    #[error("the server breaks the protocol: {what}")]
+    Protocol {
+        /// How.
+        what: &'static str,
+    },
     /// More than the limit.
     #[error("larger than the limit of {limit} bytes")]
     TooLarge {
         /// The limit, in bytes.
         limit: u64,
     },
-    /// A page for people where a document for programs was expected.
-    #[error("{what} instead of the document")]
+    /// Something else than a document for programs.
+    #[error("the server sent {what} instead of the document; check the URL")]
     NotADocument {
         /// What it is, in words of our own.
         what: &'static str,
@@ -131,14 +145,22 @@ pub enum Fault {
         clock: String,
     },
     /// Another reason not to trust the server.
-    #[error("no trust in the server: {what}")]
+    #[error("the server cannot be trusted: {what}")]
     Untrusted {
-        /// What is wrong with its certificate, in words of our own.
+        /// What is wrong, in words of our own.
         what: &'static str,
     },
     /// The file changed.
     #[error("the file changed while it was read ({0}); start over")]
     SourceChanged(Change),
+    /// The file changed once more, after it was started over as often as makes sense.
+    #[error("the file changed {times} times while it was read, at last ({last})")]
+    KeepsChanging {
+        /// How often.
+        times: u32,
+        /// By what the last change was recognised.
+        last: Change,
+    },
 }
 
 /// By what a changed file was recognised.
@@ -156,7 +178,7 @@ pub enum Change {
     Length {
         /// Bytes at first.
         was: u64,
-        /// Bytes now.
+        /// Bytes now, at least.
         is: u64,
     },
     /// Neither tag, date nor length to recognise it by.
@@ -176,10 +198,13 @@ impl Fault {
             Self::Forbidden { .. } => Kind::Forbidden,
             Self::NotFound { .. } => Kind::NotFound,
             Self::TooLarge { .. } => Kind::TooLarge,
-            Self::NotADocument { .. } | Self::UnexpectedStatus { .. } => Kind::NotUsable,
+            Self::NotADocument { .. }
+            | Self::UnexpectedStatus { .. }
+            | Self::Protocol { .. }
+            | Self::KeepsChanging { .. } => Kind::NotUsable,
             Self::Untrusted { .. } => Kind::Untrusted,
             Self::SourceChanged(_) => Kind::SourceChanged,
-            // A clock that is wrong at boot is usually set within minutes.
+            // A clock that is wrong at boot is usually set within minutes, hence retried.
             Self::CertificateTime { .. }
             | Self::Connection { .. }
             | Self::TimedOut { .. }
@@ -188,9 +213,118 @@ impl Fault {
             | Self::ServerBusy { .. } => Kind::Unreachable,
         }
     }
+
+    /// What an error of the HTTP client means.
+    ///
+    /// Only words of the operating system and our own are kept: errors of the protocol layers may
+    /// quote the peer, and a certificate names hosts of a network that the reader of a status may
+    /// not be allowed to see.
+    pub(crate) fn of(error: &reqwest::Error, connect_timeout: Duration) -> Self {
+        let connecting = error.is_connect();
+        if let Some(fault) = causes(error).find_map(|cause| known_cause(cause, connecting)) {
+            return fault;
+        }
+        if error.is_timeout() {
+            return Self::TimedOut {
+                after: connect_timeout,
+            };
+        }
+        let what = if error.is_dns() {
+            "the host name cannot be resolved"
+        } else if connecting {
+            "cannot connect"
+        } else if error.is_body() || error.is_decode() {
+            "the connection broke off in the middle"
+        } else {
+            "the connection broke off before an answer"
+        };
+        Self::Connection { what: what.into() }
+    }
+}
+
+/// An error and everything that caused it. `io::Error` hides the error it wraps from `source`, so
+/// that one is looked into.
+fn causes<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| {
+        let wrapped = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+            .map(|inner| inner as &(dyn StdError + 'static));
+        wrapped.or_else(|| error.source())
+    })
+}
+
+fn known_cause(cause: &(dyn StdError + 'static), connecting: bool) -> Option<Fault> {
+    if let Some(refusal) = cause.downcast_ref::<PolicyRefusal>() {
+        return Some(Fault::Policy(refusal.clone()));
+    }
+    if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
+        return Some(tls_fault(tls));
+    }
+    let io = cause.downcast_ref::<io::Error>()?;
+    if io.kind() == io::ErrorKind::UnexpectedEof && !connecting {
+        return Some(Fault::Truncated);
+    }
+    // Only an error of the operating system itself: any other text may come from the peer.
+    io.raw_os_error()?;
+    Some(Fault::Connection {
+        what: if connecting {
+            format!("cannot connect: {io}")
+        } else {
+            format!("the connection broke off: {io}")
+        },
+    })
+}
+
+fn tls_fault(error: &rustls::Error) -> Fault {
+    let out_of_date = |which| Fault::CertificateTime {
+        which,
+        clock: jiff::Timestamp::now()
+            .strftime("%Y-%m-%d %H:%M:%S UTC")
+            .to_string(),
+    };
+    let rustls::Error::InvalidCertificate(certificate) = error else {
+        return Fault::Connection {
+            what: "the TLS handshake failed; is it an https server?".into(),
+        };
+    };
+    match certificate {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            out_of_date("has expired")
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            out_of_date("is not valid yet")
+        }
+        CertificateError::UnknownIssuer => Fault::Untrusted {
+            what: "its certificate is signed by no authority known here; \
+                   add the authority to the CA file",
+        },
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            Fault::Untrusted {
+                what: "its certificate is for another host",
+            }
+        }
+        CertificateError::Revoked => Fault::Untrusted {
+            what: "its certificate is revoked",
+        },
+        _ => Fault::Untrusted {
+            what: "its certificate is not valid",
+        },
+    }
 }
 
 impl FetchError {
+    pub(crate) fn new(url: &SourceUrl, fault: Fault) -> Self {
+        Self {
+            url: url.clone(),
+            fault,
+            progress: Progress::default(),
+            earlier: Vec::new(),
+        }
+    }
+
     /// What to make of it. With several sources: the verdict that leaves most hope, so `NotFound`
     /// only when no source has it.
     pub fn kind(&self) -> Kind {
@@ -222,6 +356,52 @@ impl fmt::Display for FetchError {
                 total: Some(total),
             } => write!(f, " (after {done} of {total} bytes)"),
             Progress { done, total: None } => write!(f, " (after {done} bytes)"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(url: &str, fault: Fault) -> FetchError {
+        FetchError::new(&url.parse().unwrap(), fault)
+    }
+
+    #[test]
+    fn says_what_where_and_how_far_without_the_query() {
+        let mut last = error("https://a.example/i?key=secret", Fault::Truncated);
+        last.progress = Progress {
+            done: 10,
+            total: Some(20),
+        };
+        last.earlier = vec![error("http://b.example/i", Fault::NotFound { status: 404 })];
+        assert_eq!(
+            last.to_string(),
+            "http://b.example/i: the server does not have it (404); check the URL; then \
+             https://a.example/i?…: the connection ended before the file did \
+             (after 10 of 20 bytes)"
+        );
+    }
+
+    #[test]
+    fn several_sources_leave_the_most_hopeful_verdict() {
+        let not_found = || error("http://a.example/", Fault::NotFound { status: 404 });
+        let forbidden = || error("http://a.example/", Fault::Forbidden { status: 403 });
+        let cut = || error("http://a.example/", Fault::Truncated);
+        for (last, earlier, kind, retryable) in [
+            (not_found(), vec![not_found()], Kind::NotFound, false),
+            (not_found(), vec![forbidden()], Kind::Forbidden, false),
+            (
+                not_found(),
+                vec![cut(), forbidden()],
+                Kind::Unreachable,
+                true,
+            ),
+            (cut(), vec![], Kind::Unreachable, true),
+        ] {
+            let all = FetchError { earlier, ..last };
+            assert_eq!((all.kind(), all.is_retryable()), (kind, retryable), "{all}");
         }
     }
 }

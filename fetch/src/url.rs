@@ -1,6 +1,6 @@
 //! A URL that cannot give away its query.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use url::{Host, Url};
 
@@ -12,9 +12,9 @@ pub const MAX_URL_LENGTH: usize = 2048;
 /// An `http` or `https` URL without user info, whose `Display` and `Debug` leave out the query.
 ///
 /// A query is where presigned URLs carry their key, so it is sent to the server and shown to
-/// nobody. The fragment is dropped: it never leaves a client.
+/// nobody. The fragment is dropped: it never leaves a client. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct SourceUrl(Url);
+pub struct SourceUrl(Arc<Url>);
 
 impl SourceUrl {
     /// Scheme, host and port, with neither path nor query: what may be said about a place that a
@@ -57,7 +57,7 @@ impl SourceUrl {
             return Err(PolicyRefusal::UserInfo);
         }
         url.set_fragment(None);
-        Ok(Self(url))
+        Ok(Self(Arc::new(url)))
     }
 }
 

@@ -1,0 +1,70 @@
+//! One question and its answer, redirects included.
+
+use http::{
+    HeaderMap, HeaderValue, StatusCode,
+    header::{ACCEPT_ENCODING, LOCATION},
+};
+use reqwest::Response;
+use tokio::time::timeout;
+
+use crate::{client::Client, error::Fault, policy::PolicyRefusal, url::SourceUrl};
+
+impl Client {
+    /// Asks for a URL and follows redirects as the policy allows. The answer is whatever the last
+    /// hop said, its body unread.
+    pub(crate) async fn ask(&self, url: &SourceUrl, headers: HeaderMap) -> Result<Response, Fault> {
+        self.policy.check(url)?;
+        let mut visited = vec![url.clone()];
+        loop {
+            let Some(here) = visited.last() else {
+                return Err(PolicyRefusal::NotAUrl.into());
+            };
+            let response = self.hop(here, headers.clone()).await?;
+            let Some(location) = redirection(&response)? else {
+                return Ok(response);
+            };
+            let next = self.policy.redirect(&visited, &location)?;
+            tracing::debug!(from = %here, to = %next.origin(), "redirected");
+            visited.push(next);
+        }
+    }
+
+    async fn hop(&self, url: &SourceUrl, mut headers: HeaderMap) -> Result<Response, Fault> {
+        // Offsets and limits count the bytes as they are stored.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let mut request = self.http.get(url.full().clone()).headers(headers);
+        if let Some(credentials) = &self.credentials {
+            request = credentials.authorize(url, request);
+        }
+        match timeout(self.timing.answer, request.send()).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(Fault::of(&error, self.timing.connect)),
+            Err(_) => Err(Fault::TimedOut {
+                after: self.timing.answer,
+            }),
+        }
+    }
+}
+
+/// Where an answer sends us, if it does.
+fn redirection(response: &Response) -> Result<Option<String>, Fault> {
+    let redirect = matches!(
+        response.status(),
+        StatusCode::MOVED_PERMANENTLY
+            | StatusCode::FOUND
+            | StatusCode::SEE_OTHER
+            | StatusCode::TEMPORARY_REDIRECT
+            | StatusCode::PERMANENT_REDIRECT
+    );
+    if !redirect {
+        return Ok(None);
+    }
+    response
+        .headers()
+        .get(LOCATION)
+        .and_then(|location| location.to_str().ok())
+        .map(|location| Some(location.to_owned()))
+        .ok_or(Fault::Protocol {
+            what: "a redirect that leads nowhere",
+        })
+}

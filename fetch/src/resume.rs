@@ -1,0 +1,458 @@
+//! Whether an answer carries on a file that was begun. Pure.
+
+use http::{
+    HeaderMap, StatusCode,
+    header::{CONTENT_LENGTH, CONTENT_RANGE},
+};
+
+use crate::{
+    error::{Change, Fault},
+    retry::retry_after,
+    validators::Validators,
+};
+
+/// What is known of the file being read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) validators: Validators,
+    /// Length in bytes.
+    pub(crate) total: Option<u64>,
+}
+
+/// The file so far.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Begun<'a> {
+    pub(crate) identity: &'a Identity,
+    /// Bytes that are there already; more than none.
+    pub(crate) done: u64,
+    /// Whether the answer is from the source that the identity is from.
+    pub(crate) same_source: bool,
+}
+
+/// What to do with an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Read on, after skipping so many bytes that are there already.
+    Read {
+        skip: u64,
+        identity: Identity,
+    },
+    Changed(Change),
+    Fault(Fault),
+}
+
+/// Judges the answer to a request for a whole file (`begun` is `None`) or for the rest of one.
+pub(crate) fn judge(begun: Option<Begun<'_>>, status: StatusCode, headers: &HeaderMap) -> Verdict {
+    let validators = Validators::of(headers);
+    match (status, begun) {
+        (StatusCode::OK, None) => Verdict::Read {
+            skip: 0,
+            identity: Identity {
+                validators,
+                total: content_length(headers),
+            },
+        },
+        (StatusCode::OK, Some(begun)) => carry_on(
+            begun,
+            begun.done,
+            false,
+            Identity {
+                validators,
+                total: content_length(headers),
+            },
+        ),
+        (StatusCode::PARTIAL_CONTENT, Some(begun)) => match content_range(headers) {
+            Some(Range::Part { first, total }) if first == begun.done => {
+                carry_on(begun, 0, true, Identity { validators, total })
+            }
+            _ => Verdict::Fault(Fault::Protocol {
+                what: "another range than was asked for",
+            }),
+        },
+        (StatusCode::RANGE_NOT_SATISFIABLE, Some(begun)) => match content_range(headers) {
+            Some(Range::Unsatisfied { total: is }) if begun.identity.total != Some(is) => {
+                Verdict::Changed(Change::Length {
+                    was: begun.identity.total.unwrap_or(begun.done),
+                    is,
+                })
+            }
+            _ => Verdict::Fault(Fault::UnexpectedStatus {
+                status: status.as_u16(),
+            }),
+        },
+        _ => Verdict::Fault(status_fault(status, headers)),
+    }
+}
+
+/// What a status that is no success means.
+pub(crate) fn status_fault(status: StatusCode, headers: &HeaderMap) -> Fault {
+    let code = status.as_u16();
+    match code {
+        401 | 403 => Fault::Forbidden { status: code },
+        404 | 410 => Fault::NotFound { status: code },
+        408 | 429 | 500..=599 => Fault::ServerBusy {
+            status: code,
+            retry_after: retry_after(headers),
+        },
+        _ => Fault::UnexpectedStatus { status: code },
+    }
+}
+
+pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn carry_on(begun: Begun<'_>, skip: u64, partial: bool, found: Identity) -> Verdict {
+    match difference(begun, partial, &found) {
+        Some(change) => Verdict::Changed(change),
+        None => Verdict::Read {
+            skip,
+            identity: Identity {
+                total: found.total.or(begun.identity.total),
+                validators: if found.validators.is_empty() {
+                    begun.identity.validators.clone()
+                } else {
+                    found.validators
+                },
+            },
+        },
+    }
+}
+
+/// By what the file found differs from the one begun.
+fn difference(begun: Begun<'_>, partial: bool, found: &Identity) -> Option<Change> {
+    let known = begun.identity;
+    if let (Some(was), Some(is)) = (known.total, found.total)
+        && was != is
+    {
+        return Some(Change::Length { was, is });
+    }
+    let (old, new) = (&known.validators, &found.validators);
+    if !begun.same_source {
+        // Mirrors are often copied together with their dates, from which servers make tags.
+        let same_tag = old.strong_etag().is_some() && old.strong_etag() == new.strong_etag();
+        return (!same_tag).then_some(Change::OtherSource);
+    }
+    if let (Some(was), Some(is)) = (&old.etag, &new.etag) {
+        return (was != is).then_some(Change::ETag);
+    }
+    if let (Some(was), Some(is)) = (&old.last_modified, &new.last_modified) {
+        return (was != is).then_some(Change::LastModified);
+    }
+    // No tag or date in common. A partial answer to `If-Range` says by itself that the file is the
+    // same. Else equal lengths are the last sign; if they mislead, the checksum tells in the end.
+    let vouched = partial && old.if_range().is_some();
+    let same_length = known.total.is_some() && known.total == found.total;
+    (!vouched && !same_length).then_some(Change::Unrecognisable)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Range {
+    Part { first: u64, total: Option<u64> },
+    Unsatisfied { total: u64 },
+}
+
+/// `Content-Range` (RFC 9110, section 14.4) up to the end of the file, which is all that is ever
+/// asked for.
+fn content_range(headers: &HeaderMap) -> Option<Range> {
+    let value = headers.get(CONTENT_RANGE)?.to_str().ok()?;
+    let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
+    if range == "*" {
+        return Some(Range::Unsatisfied {
+            total: total.parse().ok()?,
+        });
+    }
+    let (first, last) = range.split_once('-')?;
+    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+    let total = match total {
+        "*" => None,
+        number => Some(number.parse::<u64>().ok()?),
+    };
+    let to_the_end = total.is_none_or(|total| last.checked_add(1) == Some(total));
+    (first <= last && to_the_end).then_some(Range::Part { first, total })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const DATE: &str = "Sat, 21 Nov 2026 09:00:00 GMT";
+    const LATER: &str = "Sat, 21 Nov 2026 09:00:01 GMT";
+
+    fn headers(text: &str) -> HeaderMap {
+        text.split('|')
+            .filter(|field| !field.is_empty())
+            .map(|field| {
+                let (name, value) = field.split_once(": ").unwrap();
+                (
+                    name.parse::<http::HeaderName>().unwrap(),
+                    value.parse().unwrap(),
+                )
+            })
+            .collect()
+    }
+
+    fn identity(text: &str, total: Option<u64>) -> Identity {
+        Identity {
+            validators: Validators::of(&headers(text)),
+            total,
+        }
+    }
+
+    #[test]
+    fn a_whole_file() {
+        let judged = judge(
+            None,
+            StatusCode::OK,
+            &headers("etag: \"a\"|content-length: 100"),
+        );
+        assert_eq!(
+            judged,
+            Verdict::Read {
+                skip: 0,
+                identity: identity("etag: \"a\"", Some(100))
+            }
+        );
+        // 206 without a request for a range.
+        assert!(matches!(
+            judge(None, StatusCode::PARTIAL_CONTENT, &HeaderMap::new()),
+            Verdict::Fault(Fault::UnexpectedStatus { status: 206 })
+        ));
+    }
+
+    #[test]
+    fn the_rest_of_a_file() {
+        let tag = identity("etag: \"a\"", Some(100));
+        let weak = identity(&format!("etag: W/\"a\"|last-modified: {DATE}"), Some(100));
+        let date = identity(&format!("last-modified: {DATE}"), Some(100));
+        let bare = identity("", Some(100));
+        let nothing = identity("", None);
+        let rest = "content-range: bytes 40-99/100";
+        let read = |skip| Ok(skip);
+        let length = |is| Err(Change::Length { was: 100, is });
+        for (known, same_source, status, answer, expected) in [
+            (&tag, true, 206, format!("etag: \"a\"|{rest}"), read(0)),
+            (&tag, true, 206, rest.to_owned(), read(0)),
+            (
+                &tag,
+                true,
+                206,
+                "content-range: bytes 40-99/*".into(),
+                read(0),
+            ),
+            // A server that heeds Range and not If-Range.
+            (
+                &tag,
+                true,
+                206,
+                format!("etag: \"b\"|{rest}"),
+                Err(Change::ETag),
+            ),
+            (
+                &tag,
+                true,
+                206,
+                "etag: \"a\"|content-range: bytes 40-89/90".into(),
+                length(90),
+            ),
+            (
+                &tag,
+                true,
+                200,
+                "etag: \"a\"|content-length: 100".into(),
+                read(40),
+            ),
+            (&tag, true, 200, "etag: \"a\"".into(), read(40)),
+            (
+                &tag,
+                true,
+                200,
+                "etag: \"b\"|content-length: 100".into(),
+                Err(Change::ETag),
+            ),
+            (
+                &tag,
+                true,
+                200,
+                "etag: \"a\"|content-length: 99".into(),
+                length(99),
+            ),
+            (&tag, true, 200, "content-length: 100".into(), read(40)),
+            (&tag, true, 200, String::new(), Err(Change::Unrecognisable)),
+            (
+                &tag,
+                true,
+                416,
+                "content-range: bytes */30".into(),
+                length(30),
+            ),
+            (
+                &weak,
+                true,
+                206,
+                format!("etag: W/\"b\"|{rest}"),
+                Err(Change::ETag),
+            ),
+            (
+                &weak,
+                true,
+                206,
+                format!("last-modified: {LATER}|{rest}"),
+                Err(Change::LastModified),
+            ),
+            (
+                &date,
+                true,
+                206,
+                format!("last-modified: {DATE}|{rest}"),
+                read(0),
+            ),
+            (
+                &date,
+                true,
+                200,
+                format!("last-modified: {LATER}"),
+                Err(Change::LastModified),
+            ),
+            (&bare, true, 206, rest.to_owned(), read(0)),
+            (&bare, true, 200, "content-length: 100".into(), read(40)),
+            (
+                &bare,
+                true,
+                206,
+                "content-range: bytes 40-49/50".into(),
+                length(50),
+            ),
+            (
+                &nothing,
+                true,
+                206,
+                rest.to_owned(),
+                Err(Change::Unrecognisable),
+            ),
+            (
+                &nothing,
+                true,
+                200,
+                String::new(),
+                Err(Change::Unrecognisable),
+            ),
+            // Another source.
+            (&tag, false, 206, format!("etag: \"a\"|{rest}"), read(0)),
+            (
+                &tag,
+                false,
+                206,
+                format!("etag: \"b\"|{rest}"),
+                Err(Change::OtherSource),
+            ),
+            (&tag, false, 206, rest.to_owned(), Err(Change::OtherSource)),
+            (
+                &date,
+                false,
+                206,
+                format!("last-modified: {DATE}|{rest}"),
+                Err(Change::OtherSource),
+            ),
+            (
+                &bare,
+                false,
+                200,
+                "content-length: 100".into(),
+                Err(Change::OtherSource),
+            ),
+        ] {
+            let begun = Begun {
+                identity: known,
+                done: 40,
+                same_source,
+            };
+            let status = StatusCode::from_u16(status).unwrap();
+            let judged = match judge(Some(begun), status, &headers(&answer)) {
+                Verdict::Read { skip, .. } => Ok(skip),
+                Verdict::Changed(change) => Err(change),
+                Verdict::Fault(fault) => panic!("{fault} for {answer}"),
+            };
+            assert_eq!(judged, expected, "{known:?} {status} {answer}");
+        }
+    }
+
+    #[test]
+    fn answers_that_cannot_be_used() {
+        let known = identity("etag: \"a\"", Some(100));
+        let begun = Begun {
+            identity: &known,
+            done: 40,
+            same_source: true,
+        };
+        for (status, answer, kind) in [
+            (206, "", "Protocol"),
+            (206, "content-range: bytes 0-99/100", "Protocol"),
+            (206, "content-range: bytes 41-99/100", "Protocol"),
+            (206, "content-range: bytes 40-49/100", "Protocol"),
+            (206, "content-range: bytes 40-39/40", "Protocol"),
+            (206, "content-range: items 40-99/100", "Protocol"),
+            (
+                206,
+                "content-type: multipart/byteranges; boundary=x",
+                "Protocol",
+            ),
+            (416, "content-range: bytes */100", "UnexpectedStatus"),
+            (204, "", "UnexpectedStatus"),
+            (304, "", "UnexpectedStatus"),
+            (400, "", "UnexpectedStatus"),
+            (401, "", "Forbidden"),
+            (403, "", "Forbidden"),
+            (404, "", "NotFound"),
+            (410, "", "NotFound"),
+            (408, "", "ServerBusy"),
+            (429, "", "ServerBusy"),
+            (500, "", "ServerBusy"),
+            (503, "retry-after: 7", "ServerBusy"),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let Verdict::Fault(fault) = judge(Some(begun), status, &headers(answer)) else {
+                panic!("{status} {answer} is no fault");
+            };
+            assert!(
+                format!("{fault:?}").starts_with(kind),
+                "{status}: {fault:?}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_content_range_is_survived(value in "[ -~]{0,60}") {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_RANGE, value.parse().unwrap());
+            let _ = content_range(&headers);
+        }
+
+        /// Bytes are never skipped or carried on for a file of another length or tag.
+        #[test]
+        fn another_file_is_never_carried_on(
+            was in 41_u64..200,
+            is in 41_u64..200,
+            same_tag in any::<bool>(),
+            partial in any::<bool>(),
+            same_source in any::<bool>(),
+        ) {
+            let known = identity("etag: \"a\"", Some(was));
+            let tag = if same_tag { "a" } else { "b" };
+            let answer = if partial {
+                format!("etag: \"{tag}\"|content-range: bytes 40-{}/{is}", is - 1)
+            } else {
+                format!("etag: \"{tag}\"|content-length: {is}")
+            };
+            let status = if partial { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
+            let begun = Begun { identity: &known, done: 40, same_source };
+            let read = matches!(
+                judge(Some(begun), status, &headers(&answer)),
+                Verdict::Read { .. }
+            );
+            prop_assert_eq!(read, was == is && same_tag);
+        }
+    }
+}
