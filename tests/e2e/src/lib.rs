@@ -2,6 +2,7 @@
 //! `kubectl` prints, and requests made with somebody's token.
 #![forbid(unsafe_code)]
 
+pub mod cases;
 pub mod install;
 pub mod objects;
 pub mod pages;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
 use monok8s_api::{
     OSNode, OSUpgrade, OSUpgradeProgress, OSUpgradeStatus,
+    osnode::SlotStatus,
     reason::{ProgressPhase, UpgradePhase},
 };
 use monok8s_sandbox::{cluster::Cluster, kubectl::Kubectl, node::Node, wait};
@@ -33,6 +34,12 @@ pub fn upgrade(name: &str, version: &str, label: &str, catalog: &Value) -> Value
 /// An inline catalog.
 pub fn inline(text: impl Into<String>) -> Value {
     json!({"inline": text.into()})
+}
+
+/// One entry of a catalog's `images`.
+pub fn entry(version: &str, url: &str, sha256: &str, size: Option<u64>) -> String {
+    let size = size.map_or_else(String::new, |bytes| format!("  size: {bytes}\n"));
+    format!("- version: {version}\n  url: {url}\n  checksum: sha256:{sha256}\n{size}")
 }
 
 /// `kubectl apply` of one object.
@@ -216,6 +223,21 @@ pub async fn wait_runs(client: &Client, node: &Node, version: &str) -> Result<OS
     )
     .await
     .with_context(|| log_tail(node))
+}
+
+/// What the node's OSNode says of one of its slots.
+pub async fn slot_of(client: &Client, node: &str, slot: &str) -> Result<SlotStatus> {
+    let api: Api<OSNode> = Api::all(client.clone());
+    let found = api
+        .get(node)
+        .await
+        .with_context(|| format!("cannot get OSNode {node}"))?;
+    let status = found.status.unwrap_or_default();
+    status
+        .slots
+        .into_iter()
+        .find(|s| s.name == slot)
+        .with_context(|| format!("OSNode {node} has no slot {slot}"))
 }
 
 /// Cuts the node's power and starts it again: it must come up, on this version.

@@ -1,0 +1,216 @@
+//! Image servers that refuse, fail and recover: what cannot get better ends the attempt at once, what
+//! can is retried inside it.
+
+use anyhow::{Context, Result, ensure};
+use monok8s_api::reason::ProgressPhase;
+use monok8s_e2e::{
+    cases::{self, case},
+    objects::{self, entry},
+};
+use monok8s_sandbox::{
+    cluster::{Cluster, ClusterOptions},
+    image_server::{Content, Fault},
+};
+
+const OLD: &str = "v1.34.1";
+const NEW: &str = "v1.34.2";
+
+async fn begin(
+    cluster: &Cluster,
+    name: &str,
+    faults: Vec<Fault>,
+    forever: Option<Fault>,
+) -> Result<String> {
+    let image = cluster.image(NEW)?;
+    let path = format!("/{name}/rootfs.ext4.zst");
+    let server = cluster.image_server();
+    server.publish(
+        &path,
+        Content::file(&image.file).context("the image is gone")?,
+    );
+    if let Some(fault) = forever {
+        server.fault(&path, fault);
+    }
+    server.fault_next(&path, faults);
+    let catalog = format!(
+        "images:\n{}",
+        entry(
+            NEW,
+            &server.url(&path),
+            &image.file_sha256,
+            Some(image.size)
+        )
+    );
+    objects::apply(
+        &cluster.kubectl(),
+        &objects::upgrade(name, NEW, name, &objects::inline(catalog)),
+    )
+    .await?;
+    Ok(path)
+}
+
+async fn fails(
+    cluster: &Cluster,
+    name: &'static str,
+    fault: Fault,
+    reason: &str,
+    retried: bool,
+) -> Result<()> {
+    let path = begin(cluster, name, Vec::new(), Some(fault)).await?;
+    let node = cluster.node(name)?;
+    objects::wait_end(
+        &cluster.client(),
+        name,
+        node,
+        ProgressPhase::Failed,
+        &[reason],
+    )
+    .await?;
+    let asked = cluster
+        .image_server()
+        .requests()
+        .iter()
+        .filter(|request| request.path() == path)
+        .count();
+    ensure!(retried == (asked > 1), "{name}: asked {asked} times");
+    objects::boots(node, OLD).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_end_the_attempt_and_faults_are_retried() -> Result<()> {
+    let names = [
+        "not-found",
+        "gone",
+        "unauthorized",
+        "forbidden",
+        "unavailable",
+        "never-answers",
+        "recovers",
+        "keeps-dropping",
+    ];
+    let cluster = Cluster::start(ClusterOptions {
+        nodes: cases::nodes(&names),
+        version: OLD.into(),
+        images: vec![NEW.into()],
+        ..ClusterOptions::default()
+    })
+    .await?;
+    let cluster = &cluster;
+    cases::all(vec![
+        case(
+            "not-found",
+            fails(
+                cluster,
+                "not-found",
+                Fault::status(404),
+                "DownloadNotFound",
+                false,
+            ),
+        ),
+        case(
+            "gone",
+            fails(
+                cluster,
+                "gone",
+                Fault::status(410),
+                "DownloadNotFound",
+                false,
+            ),
+        ),
+        case(
+            "unauthorized",
+            fails(
+                cluster,
+                "unauthorized",
+                Fault::status(401),
+                "DownloadForbidden",
+                false,
+            ),
+        ),
+        case(
+            "forbidden",
+            fails(
+                cluster,
+                "forbidden",
+                Fault::status(403),
+                "DownloadForbidden",
+                false,
+            ),
+        ),
+        case(
+            "unavailable",
+            fails(
+                cluster,
+                "unavailable",
+                Fault::status(503),
+                "DownloadFailed",
+                true,
+            ),
+        ),
+        case("never-answers", async {
+            begin(
+                cluster,
+                "never-answers",
+                Vec::new(),
+                Some(Fault::NeverAnswer),
+            )
+            .await?;
+            let node = cluster.node("never-answers")?;
+            let client = cluster.client();
+            objects::wait_end(
+                &client,
+                "never-answers",
+                node,
+                ProgressPhase::Failed,
+                &["DownloadFailed"],
+            )
+            .await?;
+            objects::boots(node, OLD).await
+        }),
+        case("recovers", async {
+            let faults = vec![
+                Fault::status(503),
+                Fault::retry_after(429, "1"),
+                Fault::ResetBeforeAnswer,
+                Fault::ResetAfter(1 << 20),
+            ];
+            let path = begin(cluster, "recovers", faults, None).await?;
+            let node = cluster.node("recovers")?;
+            let client = cluster.client();
+            let ended =
+                objects::wait_end(&client, "recovers", node, ProgressPhase::Completed, &[]).await?;
+            ensure!(
+                ended.status.is_some_and(|status| status.attempt == 1),
+                "it took more than one attempt"
+            );
+            let asked = cluster
+                .image_server()
+                .requests()
+                .iter()
+                .filter(|request| request.path() == path)
+                .count();
+            ensure!(
+                asked >= 5,
+                "asked {asked} times only: the faults were not met"
+            );
+            objects::boots(node, NEW).await
+        }),
+        case("keeps-dropping", async {
+            // Each connection brings a little more; only standing still counts against retryFor.
+            let faults = (0..6).map(|_| Fault::ResetAfter(700 << 10)).collect();
+            begin(cluster, "keeps-dropping", faults, None).await?;
+            let node = cluster.node("keeps-dropping")?;
+            let client = cluster.client();
+            objects::wait_end(
+                &client,
+                "keeps-dropping",
+                node,
+                ProgressPhase::Completed,
+                &[],
+            )
+            .await?;
+            objects::boots(node, NEW).await
+        }),
+    ])
+    .await
+}
