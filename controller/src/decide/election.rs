@@ -1,0 +1,297 @@
+//! Who leads: the rules of the Lease, without a clock or a client of its own.
+//!
+//! Nobody's timestamp is compared with anybody's clock. A Lease has expired when *this process* has
+//! watched one and the same version of it for as long as its holder said it would last. Every write
+//! carries the resource version that was judged, so of two that want it one wins. And a leader
+//! stops calling itself one when two thirds of the duration have passed since it *asked* for the
+//! renewal that succeeded last: by then nobody else can have taken over.
+
+use std::time::Duration;
+
+/// How long a Lease lasts and how often it is renewed.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// How long others wait, once they see no renewal, before they take over.
+    pub duration: Duration,
+    /// How often the leader renews and others look.
+    pub renew: Duration,
+}
+
+impl Timing {
+    /// How long after a renewal was asked for the leader may act on it.
+    pub fn valid_for(&self) -> Duration {
+        self.duration * 2 / 3
+    }
+}
+
+/// A Lease as the API server showed it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Its resource version.
+    pub resource_version: String,
+    /// Who holds it; none when it was given back.
+    pub holder: Option<String>,
+    /// For how long its holder holds it after a renewal.
+    pub duration: Duration,
+}
+
+/// What to do about the Lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// There is none: create it.
+    Create,
+    /// It is free, or its holder has gone quiet: take it, if this is still its version.
+    Take {
+        /// Precondition.
+        resource_version: String,
+    },
+    /// It is ours: renew it, if this is still its version.
+    Renew {
+        /// Precondition.
+        resource_version: String,
+    },
+    /// It is somebody else's.
+    Wait,
+    /// It was ours, and either is no longer or may no longer be: stop acting at once.
+    Lost,
+}
+
+/// One candidate.
+#[derive(Clone, Debug)]
+pub struct Elector {
+    identity: String,
+    timing: Timing,
+    /// The Lease as last seen, and since when it has looked like that.
+    seen: Option<(Seen, Duration)>,
+    /// When the renewal that succeeded last was asked for; none for who does not lead.
+    renewed: Option<Duration>,
+}
+
+impl Elector {
+    /// A candidate. The identity must be this process's alone: a restarted process is another one.
+    pub fn new(identity: String, timing: Timing) -> Self {
+        Self {
+            identity,
+            timing,
+            seen: None,
+            renewed: None,
+        }
+    }
+
+    /// The name under which it holds the Lease.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// The API server showed the Lease, or that there is none.
+    pub fn observe(&mut self, seen: Option<Seen>, clock: Duration) {
+        self.seen = seen.map(|seen| match self.seen.take() {
+            Some((known, since)) if known == seen => (known, since),
+            _ => (seen, clock),
+        });
+    }
+
+    /// A write of ours succeeded. `asked_at` is when it was sent, not when it was answered.
+    pub fn wrote(&mut self, seen: Seen, asked_at: Duration) {
+        self.seen = Some((seen, asked_at));
+        self.renewed = Some(asked_at);
+    }
+
+    /// Until when it may act as the leader.
+    pub fn leads_until(&self) -> Option<Duration> {
+        self.renewed.map(|at| at + self.timing.valid_for())
+    }
+
+    /// What to do now.
+    pub fn decide(&self, clock: Duration) -> Move {
+        let holds = |seen: &Seen| seen.holder.as_deref() == Some(self.identity.as_str());
+        if let Some(until) = self.leads_until() {
+            return match &self.seen {
+                Some((seen, _)) if holds(seen) && clock < until => Move::Renew {
+                    resource_version: seen.resource_version.clone(),
+                },
+                _ => Move::Lost,
+            };
+        }
+        match &self.seen {
+            None => Move::Create,
+            Some((seen, since)) => {
+                let quiet = clock.saturating_sub(*since);
+                // A write whose answer was lost may have made it ours: then it is simply taken.
+                if seen.holder.is_none() || holds(seen) || quiet >= seen.duration {
+                    Move::Take {
+                        resource_version: seen.resource_version.clone(),
+                    }
+                } else {
+                    Move::Wait
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TIMING: Timing = Timing {
+        duration: Duration::from_secs(15),
+        renew: Duration::from_secs(5),
+    };
+
+    fn at(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    fn seen(version: u64, holder: &str) -> Seen {
+        Seen {
+            resource_version: version.to_string(),
+            holder: Some(holder.to_owned()).filter(|h| !h.is_empty()),
+            duration: TIMING.duration,
+        }
+    }
+
+    fn take(version: u64) -> Move {
+        Move::Take {
+            resource_version: version.to_string(),
+        }
+    }
+
+    #[test]
+    fn a_lease_expires_only_by_being_watched_unchanged() {
+        let mut elector = Elector::new("a".into(), TIMING);
+        assert_eq!(elector.decide(at(0)), Move::Create);
+        elector.observe(Some(seen(7, "b")), at(100));
+        assert_eq!(elector.decide(at(114)), Move::Wait);
+        elector.observe(Some(seen(7, "b")), at(114));
+        assert_eq!(elector.decide(at(115)), take(7));
+        elector.observe(Some(seen(8, "b")), at(115));
+        assert_eq!(elector.decide(at(129)), Move::Wait, "renewed meanwhile");
+        elector.observe(Some(seen(8, "b")), at(130));
+        assert_eq!(elector.decide(at(130)), take(8));
+    }
+
+    #[test]
+    fn a_lease_that_was_given_back_is_taken_at_once() {
+        let mut elector = Elector::new("a".into(), TIMING);
+        elector.observe(Some(seen(7, "")), at(100));
+        assert_eq!(elector.decide(at(100)), take(7));
+    }
+
+    #[test]
+    fn a_leader_stops_at_two_thirds_since_it_asked() {
+        let mut elector = Elector::new("a".into(), TIMING);
+        elector.wrote(seen(7, "a"), at(100));
+        assert_eq!(
+            elector.decide(at(109)),
+            Move::Renew {
+                resource_version: "7".into()
+            }
+        );
+        assert_eq!(elector.leads_until(), Some(at(110)));
+        assert_eq!(elector.decide(at(110)), Move::Lost);
+    }
+
+    #[test]
+    fn a_leader_that_sees_another_holder_is_none() {
+        let mut elector = Elector::new("a".into(), TIMING);
+        elector.wrote(seen(7, "a"), at(100));
+        elector.observe(Some(seen(8, "b")), at(101));
+        assert_eq!(elector.decide(at(101)), Move::Lost);
+        let mut elector = Elector::new("a".into(), TIMING);
+        elector.wrote(seen(7, "a"), at(100));
+        elector.observe(None, at(101));
+        assert_eq!(elector.decide(at(101)), Move::Lost, "the Lease was deleted");
+    }
+
+    /// One Lease, as the API server keeps it.
+    #[derive(Default)]
+    struct Server {
+        version: u64,
+        holder: Option<String>,
+    }
+
+    impl Server {
+        fn get(&self) -> Option<Seen> {
+            (self.version > 0).then(|| Seen {
+                resource_version: self.version.to_string(),
+                holder: self.holder.clone(),
+                duration: TIMING.duration,
+            })
+        }
+        fn put(&mut self, precondition: Option<&str>, holder: &str) -> Option<Seen> {
+            let expected = (self.version > 0).then(|| self.version.to_string());
+            if expected.as_deref() != precondition {
+                return None;
+            }
+            self.version += 1;
+            self.holder = Some(holder.to_owned());
+            self.get()
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// This candidate looks, decides and writes; the answer to its write takes so many seconds,
+        /// and is lost when the flag is set.
+        Turn(usize, u64, bool),
+        Pass(u64),
+    }
+
+    proptest! {
+        /// Whatever is slow, lost or stopped for however long: never two leaders at one moment.
+        #[test]
+        fn never_two_leaders(steps in prop::collection::vec(
+            prop_oneof![
+                3 => (0..3_usize, 0..4_u64, prop::bool::weighted(0.2)).prop_map(|(c, d, l)| Step::Turn(c, d, l)),
+                1 => (0..20_u64).prop_map(Step::Pass),
+            ],
+            1..200,
+        )) {
+            let mut server = Server::default();
+            let mut candidates: Vec<_> =
+                ["a", "b", "c"].map(|n| Elector::new(n.into(), TIMING)).into();
+            let mut clock = at(0);
+
+            for step in steps {
+                match step {
+                    Step::Pass(secs) => clock += at(secs),
+                    Step::Turn(which, delay, lost) => {
+                        let candidate = &mut candidates[which];
+                        if candidate.leads_until().is_none() {
+                            candidate.observe(server.get(), clock);
+                        }
+                        let precondition = match candidate.decide(clock) {
+                            Move::Create => None,
+                            Move::Take { resource_version } | Move::Renew { resource_version } =>
+                                Some(resource_version),
+                            Move::Wait => continue,
+                            Move::Lost => {
+                                let name = candidate.identity().to_owned();
+                                *candidate = Elector::new(name + "'", TIMING);
+                                continue;
+                            }
+                        };
+                        let name = candidate.identity().to_owned();
+                        let asked_at = clock;
+                        let answer = server.put(precondition.as_deref(), &name);
+                        clock += at(delay);
+                        match answer {
+                            Some(seen) if !lost => candidate.wrote(seen, asked_at),
+                            _ => candidate.observe(server.get(), clock),
+                        }
+                    }
+                }
+                let leading = candidates
+                    .iter()
+                    .filter(|c| c.leads_until().is_some_and(|until| clock < until))
+                    .count();
+                prop_assert!(leading <= 1);
+
+            }
+
+        }
+    }
+}

@@ -1,0 +1,554 @@
+//! What an upgrade's status says.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use monok8s_api::{
+    OSUpgradeStatus,
+    condition::{self, Truth},
+    govern::Verdict,
+    osupgrade::{CatalogStatus, NodeCounts, NodeFailure, PinnedImage},
+    reason::{
+        AcceptedReason, CompletedReason, DegradedReason, ProgressPhase, ProgressingReason,
+        UpgradePhase,
+    },
+};
+
+use super::{
+    place::{NodeCase, Place},
+    standing::Case,
+};
+
+/// How many nodes `status.failures` lists.
+const LISTED: usize = 10;
+/// How many nodes a message names before it only counts.
+const NAMED: usize = 3;
+/// Longest message put into a status, in characters. A condition's may have 32768 bytes.
+const MAX_MESSAGE: usize = 1_024;
+
+/// What is said of an upgrade.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// Whether it is accepted, and how its rollout goes.
+    pub judgement: Judgement,
+    /// Images pinned under this revision.
+    pub pinned: Vec<PinnedImage>,
+    /// How many nodes stand where.
+    pub tally: Tally,
+}
+
+/// Whether an upgrade is accepted.
+#[derive(Clone, Debug)]
+pub enum Judgement {
+    /// Rejected or Pending.
+    NotAccepted(Verdict),
+    /// Accepted.
+    Accepted(Rollout),
+}
+
+/// How the rollout of an accepted upgrade goes, beside the counts.
+#[derive(Clone, Debug, Default)]
+pub struct Rollout {
+    /// How many nodes may be unavailable at once.
+    pub max_unavailable: usize,
+    /// More nodes failed than may.
+    pub halted: bool,
+    /// `spec.paused`.
+    pub paused: bool,
+    /// Versions whose checksum in the catalog is another than was handed out.
+    pub image_changed: Option<String>,
+    /// Why the catalog, which has to be read before the next hop, cannot be.
+    pub catalog_trouble: Option<String>,
+    /// Nodes whose progress stands still.
+    pub stalled: Vec<String>,
+}
+
+/// How many nodes stand where, and who they are where that is told.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// The counts.
+    pub counts: NodeCounts,
+    /// Of the failed ones, how many were cancelled: they do not count against `maxFailures`.
+    pub cancelled: i32,
+    /// Nodes that had completed and run another version now.
+    pub drifted: Vec<String>,
+    /// Nodes under way, with their phase.
+    under_way: Vec<(String, String)>,
+    /// Nodes that a node's turn waits for: it is occupied by somebody else's progress.
+    occupied: Vec<(String, String)>,
+    /// Nodes that are not Ready and not under way.
+    not_ready: Vec<String>,
+    /// Nodes whose next progress cannot be made, because its name is taken.
+    name_taken: Vec<String>,
+    /// Failed and fallen back first, then refusing; by name.
+    failures: Vec<NodeFailure>,
+    /// Of those under way, nodes that really move: not held between two hops.
+    moving: usize,
+}
+
+impl Tally {
+    /// Counts the nodes that an upgrade governs.
+    pub fn of(team: &[NodeCase<'_>]) -> Self {
+        let mut tally = Self::default();
+        let mut refusing = Vec::new();
+        for node in team {
+            tally.count(node, &mut refusing);
+        }
+        tally.failures.extend(refusing);
+        tally.failures.truncate(LISTED);
+        tally
+    }
+
+    fn count(&mut self, case: &NodeCase<'_>, refusing: &mut Vec<NodeFailure>) {
+        let name = || case.node.name.clone();
+        let counts = &mut self.counts;
+        counts.selected += 1;
+        if !case.node.ready && !matches!(case.place, Place::Active(_)) {
+            self.not_ready.push(name());
+        }
+        match &case.place {
+            Place::Done => counts.completed += 1,
+            Place::Drifted => {
+                counts.completed += 1;
+                self.drifted.push(name());
+            }
+            Place::Refused(refusal) => {
+                counts.refused += 1;
+                if refusing.len() < LISTED {
+                    refusing.push(NodeFailure {
+                        node_name: name(),
+                        progress: None,
+                        reason: refusal.reason(),
+                        message: cut(&refusal.to_string()),
+                    });
+                }
+            }
+            Place::Ended(progress) => {
+                match progress.phase() {
+                    ProgressPhase::RolledBack => counts.rolled_back += 1,
+                    ProgressPhase::Cancelled => {
+                        counts.failed += 1;
+                        self.cancelled += 1;
+                    }
+                    _ => counts.failed += 1,
+                }
+                if self.failures.len() < LISTED {
+                    let status = progress.status();
+                    let reason = status
+                        .map(|s| s.failure_reason.as_str())
+                        .unwrap_or_default();
+                    self.failures.push(NodeFailure {
+                        node_name: name(),
+                        progress: Some(progress.name().to_owned()),
+                        reason: if reason.is_empty() {
+                            progress.phase().to_string()
+                        } else {
+                            reason.to_owned()
+                        },
+                        message: cut(status.map_or("", |s| &s.message)),
+                    });
+                }
+            }
+            Place::Active(progress) => {
+                counts.active += 1;
+                self.moving += 1;
+                let phase = if progress.has_begun() {
+                    progress.phase().to_string()
+                } else {
+                    "released".to_owned()
+                };
+                self.under_way.push((name(), phase));
+            }
+            Place::Between => {
+                counts.active += 1;
+                self.moving += 1;
+                self.under_way.push((name(), "between hops".to_owned()));
+            }
+            Place::Held(_)
+            | Place::Obsolete(_)
+            | Place::Make { .. }
+            | Place::NameTaken(_)
+            | Place::Unjudged => {
+                if case.midway {
+                    counts.active += 1;
+                    self.under_way.push((name(), "between hops".to_owned()));
+                } else {
+                    counts.pending += 1;
+                }
+                if let Some(occupant) = case.occupant {
+                    self.occupied.push((name(), occupant.name().to_owned()));
+                } else if matches!(case.place, Place::NameTaken(_)) {
+                    self.name_taken.push(name());
+                }
+            }
+        }
+    }
+
+    /// Nodes that are still to be released, midway ones included.
+    fn remaining(&self) -> usize {
+        let pending = self.counts.pending + self.counts.active;
+        usize::try_from(pending)
+            .unwrap_or(0)
+            .saturating_sub(self.moving)
+    }
+
+    fn failed(&self) -> i32 {
+        self.counts.failed + self.counts.rolled_back
+    }
+}
+
+/// The status that an upgrade is to have.
+pub fn next(case: &Case<'_>, said: Said, wall: Timestamp) -> OSUpgradeStatus {
+    let empty = OSUpgradeStatus::default();
+    let old = case.upgrade.status().unwrap_or(&empty);
+    let phase = phase(&said);
+    let tally = &said.tally;
+    let generation = case.upgrade.object.metadata.generation;
+    let mut conditions = Conditions {
+        old: &old.conditions,
+        generation,
+        wall,
+        new: Vec::new(),
+    };
+    conditions.accepted(&said, case);
+    let progressing = conditions.progressing(&said, &phase);
+    conditions.completed(&phase, tally);
+    conditions.degraded(tally);
+    if let Judgement::Accepted(rollout) = &said.judgement {
+        conditions.stalled(rollout);
+    }
+    let catalog = catalog(case, old, wall);
+    conditions.catalog_changed(case, catalog.as_ref());
+
+    let message = match &said.judgement {
+        Judgement::NotAccepted(verdict) => cut(&verdict.message),
+        Judgement::Accepted(_) => progressing.unwrap_or_default(),
+    };
+    OSUpgradeStatus {
+        observed_generation: generation,
+        revision: Some(case.revision),
+        revision_digest: Some(case.upgrade.digest.clone()),
+        phase,
+        resolved_version: case.resolved.clone(),
+        catalog,
+        summary: Some(format!(
+            "{}/{}",
+            tally.counts.completed, tally.counts.selected
+        )),
+        nodes: Some(tally.counts.clone()),
+        failures: tally.failures.clone(),
+        pinned: said.pinned,
+        message,
+        conditions: conditions.new,
+    }
+}
+
+fn phase(said: &Said) -> UpgradePhase {
+    let rollout = match &said.judgement {
+        Judgement::NotAccepted(verdict) if verdict.truth == Truth::False => {
+            return UpgradePhase::Rejected;
+        }
+        Judgement::NotAccepted(_) => return UpgradePhase::Pending,
+        Judgement::Accepted(rollout) => rollout,
+    };
+    let tally = &said.tally;
+    let remaining = tally.remaining();
+    if tally.moving > 0 {
+        UpgradePhase::Accepted
+    } else if tally.failed() > 0 && (remaining == 0 || rollout.halted) {
+        UpgradePhase::Failed
+    } else if remaining == 0 {
+        UpgradePhase::Completed
+    } else {
+        UpgradePhase::Accepted
+    }
+}
+
+/// The catalog that the target was resolved with: fixed as long as the target is.
+fn catalog(case: &Case<'_>, old: &OSUpgradeStatus, wall: Timestamp) -> Option<CatalogStatus> {
+    if case.pinned {
+        return old.catalog.clone();
+    }
+    let good = case.good_catalog()?;
+    let known = old.catalog.clone().filter(|c| c.digest == good.digest);
+    Some(known.unwrap_or_else(|| CatalogStatus {
+        digest: good.digest.clone(),
+        fetched_at: Some(Time::from(good.first_read.unwrap_or(wall))),
+    }))
+}
+
+struct Conditions<'o> {
+    old: &'o [Condition],
+    generation: Option<i64>,
+    wall: Timestamp,
+    new: Vec<Condition>,
+}
+
+impl Conditions<'_> {
+    fn set(&mut self, type_: &str, truth: Truth, reason: &str, message: &str) {
+        self.new.push(condition::next(
+            self.old,
+            type_,
+            truth,
+            reason,
+            cut(message),
+            self.generation,
+            self.wall,
+        ));
+    }
+
+    fn accepted(&mut self, said: &Said, case: &Case<'_>) {
+        match &said.judgement {
+            Judgement::NotAccepted(verdict) => self.set(
+                "Accepted",
+                verdict.truth,
+                verdict.reason.as_str(),
+                &verdict.message,
+            ),
+            Judgement::Accepted(_) => {
+                let wanted = &case.upgrade.object.spec.version;
+                let message = match &case.resolved {
+                    Some(version) => format!("{wanted} is {version}"),
+                    None => "the system in each node's other slot".to_owned(),
+                };
+                let reason = AcceptedReason::Resolved;
+                self.set("Accepted", Truth::True, reason.as_str(), &message);
+            }
+        }
+    }
+
+    /// Absent unless accepted: before that there is no progress to speak of. Gives its message.
+    fn progressing(&mut self, said: &Said, phase: &UpgradePhase) -> Option<String> {
+        let Judgement::Accepted(rollout) = &said.judgement else {
+            return None;
+        };
+        let (reason, message) = progressing(rollout, &said.tally, phase);
+        let truth = match reason {
+            ProgressingReason::Releasing | ProgressingReason::Draining => Truth::True,
+            _ => Truth::False,
+        };
+        let message = cut(&message);
+        self.set("Progressing", truth, reason.as_str(), &message);
+        Some(message)
+    }
+
+    fn completed(&mut self, phase: &UpgradePhase, tally: &Tally) {
+        let counts = &tally.counts;
+        let (truth, reason, message) = match phase {
+            UpgradePhase::Completed => (
+                Truth::True,
+                CompletedReason::AllNodesDone,
+                done_message(tally),
+            ),
+            UpgradePhase::Failed => (
+                Truth::False,
+                CompletedReason::NodesFailed,
+                format!("{} did not make it", nodes(tally.failed())),
+            ),
+            _ => (
+                Truth::False,
+                CompletedReason::NodesRemaining,
+                format!("{} of {} done", counts.completed, nodes(counts.selected)),
+            ),
+        };
+        self.set("Completed", truth, reason.as_str(), &message);
+    }
+
+    fn degraded(&mut self, tally: &Tally) {
+        let failed = tally.counts.failed - tally.cancelled;
+        let (truth, reason, message) = if failed > 0 {
+            let message = format!("{} failed; see status.failures", nodes(failed));
+            (Truth::True, DegradedReason::NodesFailed, message)
+        } else if tally.counts.rolled_back > 0 {
+            let message = format!(
+                "{} fell back to the old system; see status.failures",
+                nodes(tally.counts.rolled_back)
+            );
+            (Truth::True, DegradedReason::NodesRolledBack, message)
+        } else if !tally.drifted.is_empty() {
+            let message = format!(
+                "{} had completed and now run another version: an upgrade acts once per node and \
+                 revision, so change its spec or make another to bring them back",
+                listed(&tally.drifted)
+            );
+            (Truth::True, DegradedReason::Drifted, message)
+        } else {
+            (Truth::False, DegradedReason::AsExpected, String::new())
+        };
+        self.set("Degraded", truth, reason.as_str(), &message);
+    }
+
+    fn stalled(&mut self, rollout: &Rollout) {
+        if !rollout.stalled.is_empty() {
+            let message = format!(
+                "{} released long ago and not moving: check the node and its node-agent pod; \
+                 the place stays taken until the progress ends or is deleted",
+                listed(&rollout.stalled)
+            );
+            self.set("Stalled", Truth::True, "NoMovement", &message);
+        }
+    }
+
+    fn catalog_changed(&mut self, case: &Case<'_>, pinned: Option<&CatalogStatus>) {
+        if !case.pinned {
+            return;
+        }
+        let Some(good) = case.good_catalog() else {
+            // Not read since this process began: what was known still holds.
+            let known = condition::find(self.old, "CatalogChanged").cloned();
+            self.new.extend(known);
+            return;
+        };
+        if pinned.is_some_and(|c| c.digest != good.digest) {
+            let message = format!(
+                "the catalog is another one now ({}) than this revision was resolved with; the \
+                 target stays what it is until the spec changes",
+                good.digest
+            );
+            self.set("CatalogChanged", Truth::True, "AnotherDigest", &message);
+        }
+    }
+}
+
+/// Reason and message of the Progressing condition of an accepted upgrade.
+fn progressing(
+    rollout: &Rollout,
+    tally: &Tally,
+    phase: &UpgradePhase,
+) -> (ProgressingReason, String) {
+    let remaining = tally.remaining();
+    let in_all = format!(
+        "{} of {} done",
+        tally.counts.completed,
+        nodes(tally.counts.selected)
+    );
+    if remaining > 0 {
+        if let Some(versions) = &rollout.image_changed {
+            let message = format!(
+                "{in_all}; nothing more is released: the catalog shows another checksum for \
+                 {versions} than was handed out; put the old one back, or change the spec for a \
+                 new revision"
+            );
+            return (ProgressingReason::ImageChanged, message);
+        }
+        if rollout.halted {
+            let message = format!(
+                "{in_all}; nothing more is released: {} failed, which is more than \
+                 rollout.maxFailures; retry them (spec.retryNonce of the progresses in \
+                 status.failures) or change the spec",
+                nodes(tally.failed() - tally.cancelled)
+            );
+            return (ProgressingReason::TooManyFailures, message);
+        }
+        if rollout.paused {
+            let message = format!("{in_all}; spec.paused holds {remaining} back");
+            return (ProgressingReason::Paused, message);
+        }
+        if tally.occupied.len() == remaining && tally.moving == 0 {
+            let occupied: Vec<String> = tally
+                .occupied
+                .iter()
+                .map(|(node, progress)| format!("{node} by {progress}"))
+                .collect();
+            let message = format!(
+                "{in_all}; the rest is still occupied by other progresses: {}",
+                listed(&occupied)
+            );
+            return (ProgressingReason::WaitingForOtherUpgrade, message);
+        }
+    }
+    match phase {
+        UpgradePhase::Completed => (ProgressingReason::Done, done_message(tally)),
+        UpgradePhase::Failed => {
+            let message = format!(
+                "{in_all}, {} did not make it; set another spec.retryNonce on the progresses in \
+                 status.failures to try again",
+                nodes(tally.failed())
+            );
+            (ProgressingReason::Done, message)
+        }
+        _ => (
+            ProgressingReason::Releasing,
+            releasing(rollout, tally, in_all),
+        ),
+    }
+}
+
+/// How a rollout goes, and what the next node waits for.
+fn releasing(rollout: &Rollout, tally: &Tally, in_all: String) -> String {
+    let mut parts = vec![in_all];
+    if !tally.under_way.is_empty() {
+        let under_way: Vec<String> = tally
+            .under_way
+            .iter()
+            .map(|(node, phase)| format!("{node} ({phase})"))
+            .collect();
+        parts.push(format!("under way: {}", listed(&under_way)));
+    }
+    if let Some(trouble) = &rollout.catalog_trouble {
+        parts.push(format!(
+            "the next hop waits for the catalog, which is read again before it: {trouble}"
+        ));
+    } else if tally.remaining() > 0 {
+        if !tally.not_ready.is_empty() {
+            parts.push(format!(
+                "not Ready, and counted against rollout.maxUnavailable ({}): {}",
+                rollout.max_unavailable,
+                listed(&tally.not_ready)
+            ));
+        }
+        if !tally.name_taken.is_empty() {
+            parts.push(format!(
+                "a foreign object holds the name of the progress of {}; see the Events",
+                listed(&tally.name_taken)
+            ));
+        }
+        if tally.moving >= rollout.max_unavailable {
+            parts.push(format!(
+                "{} for a place (rollout.maxUnavailable is {})",
+                waiting(tally.remaining()),
+                rollout.max_unavailable
+            ));
+        }
+    }
+    parts.join("; ")
+}
+
+fn done_message(tally: &Tally) -> String {
+    let mut message = format!("{} done", nodes(tally.counts.completed));
+    if tally.counts.refused > 0 {
+        message.push_str(", ");
+        message.push_str(&tally.counts.refused.to_string());
+        message.push_str(" refused (see status.failures)");
+    }
+    message
+}
+
+fn waiting(count: usize) -> String {
+    match count {
+        1 => "1 waits".to_owned(),
+        n => format!("{n} wait"),
+    }
+}
+
+fn nodes(count: i32) -> String {
+    match count {
+        1 => "1 node".to_owned(),
+        n => format!("{n} nodes"),
+    }
+}
+
+fn listed(names: &[String]) -> String {
+    match names.get(..NAMED) {
+        Some(first) if names.len() > NAMED => {
+            format!("{} and {} more", first.join(", "), names.len() - NAMED)
+        }
+        _ => names.join(", "),
+    }
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(MAX_MESSAGE) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,161 @@
+//! Objects of one kind, as a watch and our own writes show them.
+
+use std::collections::BTreeMap;
+
+/// How far an object has come, in the API server's own count.
+///
+/// Comparing resource versions of one resource is part of the API since Kubernetes 1.35; before
+/// that it held in practice for everything stored in etcd.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Version(u64);
+
+impl Version {
+    /// From `metadata.resourceVersion`; what cannot be read counts as newest, so that it is taken.
+    pub(super) fn parse(text: Option<&str>) -> Self {
+        Self(text.and_then(|t| t.parse().ok()).unwrap_or(u64::MAX))
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Entry<T> {
+    uid: String,
+    version: Version,
+    /// The listing during or after which this object was last seen.
+    listing: u64,
+    item: T,
+}
+
+/// Objects by name. Never goes back: an older state of an object is ignored, so that the answer to
+/// our own write and the watch event that follows it may arrive in any order.
+#[derive(Clone, Debug)]
+pub(super) struct Store<T> {
+    entries: BTreeMap<String, Entry<T>>,
+    listing: u64,
+}
+
+impl<T> Default for Store<T> {
+    fn default() -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            listing: 0,
+        }
+    }
+}
+
+impl<T> Store<T> {
+    /// Whether a state of this object would be taken: nothing newer is known.
+    pub(super) fn takes(&self, name: &str, uid: &str, version: Version) -> bool {
+        self.entries
+            .get(name)
+            .is_none_or(|e| e.version < version || (e.uid == uid && e.version == version))
+    }
+
+    /// Keeps a state that [`Self::takes`]; gives the one before.
+    pub(super) fn put(&mut self, name: &str, uid: &str, version: Version, item: T) -> Option<T> {
+        let entry = Entry {
+            uid: uid.to_owned(),
+            version,
+            listing: self.listing,
+            item,
+        };
+        self.entries
+            .insert(name.to_owned(), entry)
+            .map(|before| before.item)
+    }
+
+    /// Marks an object as seen in the listing that is going on, although its state was no news.
+    pub(super) fn seen(&mut self, name: &str) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.listing = self.listing;
+        }
+    }
+
+    /// Forgets an object, unless another one has taken its name by now.
+    pub(super) fn remove(&mut self, name: &str, uid: &str) -> Option<T> {
+        if self.entries.get(name)?.uid != uid {
+            return None;
+        }
+        self.entries.remove(name).map(|e| e.item)
+    }
+
+    /// A watch begins anew with a listing.
+    pub(super) fn begin_listing(&mut self) {
+        self.listing += 1;
+    }
+
+    /// The listing is complete: what was neither in it nor written by us since it began is gone.
+    /// (If it is gone although we wrote it, the watch that follows says so.)
+    pub(super) fn finish_listing(&mut self) -> Vec<(String, T)> {
+        let current = self.listing;
+        self.entries
+            .extract_if(.., |_, e| e.listing != current)
+            .map(|(name, e)| (name, e.item))
+            .collect()
+    }
+
+    /// The object of that name.
+    pub(super) fn get(&self, name: &str) -> Option<&T> {
+        self.entries.get(name).map(|e| &e.item)
+    }
+
+    /// The object of that name, to be amended in place.
+    pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut T> {
+        self.entries.get_mut(name).map(|e| &mut e.item)
+    }
+
+    /// All objects, by name.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
+        self.entries.iter().map(|(n, e)| (n.as_str(), &e.item))
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn v(n: u64) -> Version {
+        Version(n)
+    }
+
+    fn put(store: &mut Store<u64>, name: &str, uid: &str, version: u64) -> bool {
+        let takes = store.takes(name, uid, v(version));
+        if takes {
+            store.put(name, uid, v(version), version);
+        } else {
+            store.seen(name);
+        }
+        takes
+    }
+
+    #[test]
+    fn an_older_state_never_replaces_a_newer() {
+        let mut store = Store::default();
+        assert!(put(&mut store, "a", "1", 5));
+        assert!(!put(&mut store, "a", "1", 4));
+        assert_eq!(store.get("a"), Some(&5));
+        assert!(put(&mut store, "a", "2", 9), "made again under the name");
+        assert!(store.remove("a", "1").is_none(), "a late deletion");
+        assert!(store.remove("a", "2").is_some());
+    }
+
+    #[test]
+    fn a_listing_removes_what_it_lacks_but_not_what_was_written_meanwhile() {
+        let mut store = Store::default();
+        for (name, version) in [("gone", 1), ("stays", 2), ("stale", 9)] {
+            put(&mut store, name, "u", version);
+        }
+        store.begin_listing();
+        put(&mut store, "stays", "u", 2);
+        put(&mut store, "ours", "u", 7);
+        put(&mut store, "stale", "u", 3);
+        let removed: Vec<_> = store.finish_listing().into_iter().map(|(n, _)| n).collect();
+        assert_eq!(removed, ["gone"]);
+        assert_eq!(store.get("stale"), Some(&9));
+        assert_eq!(store.len(), 3);
+    }
+}
