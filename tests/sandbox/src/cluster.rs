@@ -160,7 +160,9 @@ impl Default for ClusterOptions {
     /// Three nodes, one controller, no images beyond the nodes' own version.
     fn default() -> Self {
         Self {
-            nodes: (1..=3).map(|number| NodeOptions::new(format!("node-{number}"))).collect(),
+            nodes: (1..=3)
+                .map(|number| NodeOptions::new(format!("node-{number}")))
+                .collect(),
             version: "v1.34.1".into(),
             images: Vec::new(),
             controllers: 1,

@@ -7,8 +7,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-pub use monok8s_fault_server::{Content, Fault, Request, Resource};
 use monok8s_fault_server::FaultServer;
+pub use monok8s_fault_server::{Content, Fault, Request, Resource};
 
 use crate::images::Image;
 
@@ -39,8 +39,12 @@ impl Site {
             Some(fault) => resource.forever(fault.clone()),
             None if !known => resource.forever(Fault::status(404)),
             None if self.bytes_per_second > 0 => {
-                let bytes = usize::try_from((self.bytes_per_second / PIECES).max(1)).unwrap_or(usize::MAX);
-                resource.forever(Fault::Drip { bytes, every: Duration::from_millis(1000 / PIECES) })
+                let bytes =
+                    usize::try_from((self.bytes_per_second / PIECES).max(1)).unwrap_or(usize::MAX);
+                resource.forever(Fault::Drip {
+                    bytes,
+                    every: Duration::from_millis(1000 / PIECES),
+                })
             }
             None => resource,
         }
@@ -50,8 +54,14 @@ impl Site {
 impl ImageServer {
     /// Serves nothing yet, on a free port.
     pub async fn start() -> Result<Self> {
-        let server = FaultServer::builder().start().await.context("the image server cannot listen on 127.0.0.1")?;
-        Ok(Self { server, site: Mutex::default() })
+        let server = FaultServer::builder()
+            .start()
+            .await
+            .context("the image server cannot listen on 127.0.0.1")?;
+        Ok(Self {
+            server,
+            site: Mutex::default(),
+        })
     }
 
     /// The URL of a path such as `/catalog.yaml`.
@@ -62,7 +72,8 @@ impl ImageServer {
     /// Serves an image under its file's name, and returns the URL.
     pub fn publish_image(&self, image: &Image) -> Result<String> {
         let path = format!("/{}", image.file_name());
-        let content = Content::file(&image.file).with_context(|| format!("cannot serve {}", image.file.display()))?;
+        let content = Content::file(&image.file)
+            .with_context(|| format!("cannot serve {}", image.file.display()))?;
         self.publish(&path, content);
         Ok(self.url(&path))
     }

@@ -100,7 +100,9 @@ pub fn build(folder: &Path, root: &RootFs) -> Result<Image> {
     Ok(Image {
         version: root.version.clone(),
         size: root.size,
-        compressed_size: fs::metadata(&file).context("the image just made is gone")?.len(),
+        compressed_size: fs::metadata(&file)
+            .context("the image just made is gone")?
+            .len(),
         file_sha256: sha256(&file)?,
         expanded_sha256: sha256(&expanded)?,
         expanded,
@@ -141,7 +143,19 @@ fn plant(tree: &Path, root: &RootFs) -> Result<Vec<String>> {
         paths.push(format!("/{name}"));
         Ok(())
     };
-    for name in ["boot", "dev", "etc", "proc", "run", "sbin", "sys", "usr", "usr/lib", "usr/share", "var"] {
+    for name in [
+        "boot",
+        "dev",
+        "etc",
+        "proc",
+        "run",
+        "sbin",
+        "sys",
+        "usr",
+        "usr/lib",
+        "usr/share",
+        "var",
+    ] {
         folder(name)?;
     }
     let mut file = |name: &str, content: &[u8]| -> Result<()> {
@@ -153,11 +167,11 @@ fn plant(tree: &Path, root: &RootFs) -> Result<Vec<String>> {
     file("sbin/init", b"#!/bin/sh\n")?;
     if root.boot_files {
         file("boot/vmlinuz", format!("kernel of {inside}\n").as_bytes())?;
-        file("boot/initrd.img", format!("initial RAM disk of {inside}\n").as_bytes())?;
     }
     file("usr/share/payload", &payload(root)?)?;
     // As os-release(5) says where the file is and where it is looked for.
-    symlink("../usr/lib/os-release", tree.join("etc/os-release")).context("cannot link os-release")?;
+    symlink("../usr/lib/os-release", tree.join("etc/os-release"))
+        .context("cannot link os-release")?;
     paths.push("/etc/os-release".into());
     paths.extend(["/".into(), "/lost+found".into()]);
     Ok(paths)
@@ -173,12 +187,16 @@ fn payload(root: &RootFs) -> Result<Vec<u8>> {
 
 fn make_file_system(tree: &Path, image: &Path, size: u64) -> Result<()> {
     let file = File::create(image).with_context(|| format!("cannot make {}", image.display()))?;
-    file.set_len(size).with_context(|| format!("cannot give {} {size} bytes", image.display()))?;
+    file.set_len(size)
+        .with_context(|| format!("cannot give {} {size} bytes", image.display()))?;
     drop(file);
-    let options = format!("root_owner=0:0,hash_seed={UUID},lazy_itable_init=0,lazy_journal_init=0,nodiscard");
+    let options =
+        format!("root_owner=0:0,hash_seed={UUID},lazy_itable_init=0,lazy_journal_init=0,nodiscard");
     let mut command = e2fsprogs("mkfs.ext4")?;
     command
-        .args(["-q", "-F", "-b", "4096", "-L", "rootfs", "-U", UUID, "-E", &options, "-d"])
+        .args([
+            "-q", "-F", "-b", "4096", "-L", "rootfs", "-U", UUID, "-E", &options, "-d",
+        ])
         .arg(tree)
         .arg(image)
         // The first is how e2fsprogs up to 1.47.0 is told what time it is, the second since.
@@ -197,7 +215,10 @@ fn fix_times(image: &Path, paths: &[String]) -> Result<()> {
             let _ = writeln!(script, "set_inode_field {path} {field}_extra 0");
         }
         // Whoever makes the image, its files are root's.
-        let _ = writeln!(script, "set_inode_field {path} uid 0\nset_inode_field {path} gid 0");
+        let _ = writeln!(
+            script,
+            "set_inode_field {path} uid 0\nset_inode_field {path} gid 0"
+        );
     }
     let mut command = e2fsprogs("debugfs")?;
     command
@@ -209,7 +230,8 @@ fn fix_times(image: &Path, paths: &[String]) -> Result<()> {
 }
 
 fn compress(expanded: &Path, file: &Path, size: u64) -> Result<()> {
-    let mut input = File::open(expanded).with_context(|| format!("cannot open {}", expanded.display()))?;
+    let mut input =
+        File::open(expanded).with_context(|| format!("cannot open {}", expanded.display()))?;
     let output = File::create(file).with_context(|| format!("cannot make {}", file.display()))?;
     let work = || -> io::Result<()> {
         let mut encoder = zstd::Encoder::new(output, LEVEL)?;
@@ -226,7 +248,9 @@ fn sha256(path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
-        let count = file.read(&mut buffer).with_context(|| format!("cannot read {}", path.display()))?;
+        let count = file
+            .read(&mut buffer)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         if count == 0 {
             return Ok(HEXLOWER.encode(&hash.finalize()));
         }
@@ -242,7 +266,9 @@ fn e2fsprogs(program: &str) -> Result<Command> {
         .map(|folder| folder.join(program))
         .find(|path| path.is_file())
         .map(Command::new)
-        .with_context(|| format!("there is no {program}: install the package e2fsprogs (`make setup`)"))
+        .with_context(|| {
+            format!("there is no {program}: install the package e2fsprogs (`make setup`)")
+        })
 }
 
 fn run(command: &mut Command, input: &str) -> Result<()> {
@@ -254,11 +280,19 @@ fn run(command: &mut Command, input: &str) -> Result<()> {
         .spawn()
         .with_context(|| format!("cannot run {program}"))?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes()).with_context(|| format!("{program} does not read its input"))?;
+        stdin
+            .write_all(input.as_bytes())
+            .with_context(|| format!("{program} does not read its input"))?;
     }
-    let output = child.wait_with_output().with_context(|| format!("cannot wait for {program}"))?;
+    let output = child
+        .wait_with_output()
+        .with_context(|| format!("cannot wait for {program}"))?;
     if !output.status.success() {
-        bail!("{program} failed ({}):\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "{program} failed ({}):\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(())
 }
@@ -269,7 +303,11 @@ mod tests {
 
     #[test]
     fn the_same_root_file_system_gives_the_same_bytes() {
-        let root = RootFs { size: 16 << 20, payload: 1 << 20, ..RootFs::new("v1.35.1") };
+        let root = RootFs {
+            size: 16 << 20,
+            payload: 1 << 20,
+            ..RootFs::new("v1.35.1")
+        };
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let first = build(one.path(), &root).unwrap();
         // Times in the file system count seconds.
@@ -279,13 +317,21 @@ mod tests {
         assert_eq!(first.file_sha256, second.file_sha256);
         assert_eq!(first.size, 16 << 20);
         assert!(first.compressed_size > 1 << 20);
-        assert_eq!(fs::read_dir(one.path()).unwrap().count(), 2, "nothing but the two files stays");
+        assert_eq!(
+            fs::read_dir(one.path()).unwrap().count(),
+            2,
+            "nothing but the two files stays"
+        );
     }
 
     #[test]
     fn the_catalog_is_one() {
         let folder = tempfile::tempdir().unwrap();
-        let root = RootFs { size: 16 << 20, payload: 0, ..RootFs::new("v1.35.1") };
+        let root = RootFs {
+            size: 16 << 20,
+            payload: 0,
+            ..RootFs::new("v1.35.1")
+        };
         let image = build(folder.path(), &root).unwrap();
         let url = String::from("http://127.0.0.1:1/rootfs-v1.35.1.ext4.zst");
         let text = catalog(&[(&image, url)], Some("v1.35.1"), &["v1.34.0"]);

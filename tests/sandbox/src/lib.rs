@@ -17,20 +17,25 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod assets;
 pub mod binaries;
 pub mod cluster;
 pub mod control_plane;
+pub mod daemon;
 pub mod firmware;
 pub mod image_server;
 pub mod images;
 pub mod kubeconfig;
 pub mod kubectl;
+pub mod kubelet;
+pub mod loop_device;
 pub mod node;
 pub mod pki;
 pub mod ports;
 pub mod process;
 pub mod scratch;
+pub mod service_account;
 pub mod wait;
 
 /// Chooses the TLS implementation of this process, once; further calls change nothing.

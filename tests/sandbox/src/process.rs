@@ -132,7 +132,12 @@ impl Spawn {
     }
 }
 
-type Job = (Command, oneshot::Sender<std::io::Result<Child>>);
+type Job = (
+    String,
+    PathBuf,
+    Command,
+    oneshot::Sender<std::io::Result<Process>>,
+);
 
 /// The thread that starts every child. The kernel's parent-death signal comes when the *thread*
 /// that started a child ends, and a runtime's threads may end long before the process does.
@@ -141,9 +146,12 @@ fn starter() -> &'static mpsc::Sender<Job> {
     STARTER.get_or_init(|| {
         let (send, receive) = mpsc::channel::<Job>();
         std::thread::spawn(move || {
-            for (mut command, answer) in receive {
-                // A caller that is gone drops the child's handle; nothing to tell it.
-                let _ = answer.send(command.spawn());
+            for (name, log, mut command, answer) in receive {
+                let started = command
+                    .spawn()
+                    .map(|child| Process::watch(name, log, child));
+                // A caller that is gone drops the answer, and with it the process is killed.
+                let _ = answer.send(started);
             }
         });
         send
@@ -167,10 +175,11 @@ impl Process {
     /// Starts a child as leader of a new process group.
     pub async fn spawn(spawn: Spawn) -> Result<Self> {
         let (answer, started) = oneshot::channel();
+        let command = spawn.command()?;
         starter()
-            .send((spawn.command()?, answer))
+            .send((spawn.name.clone(), spawn.log, command, answer))
             .map_err(|_| anyhow!("{}: the thread that starts processes is gone", spawn.name))?;
-        let child = started
+        started
             .await
             .context("the thread that starts processes is gone")?
             .with_context(|| {
@@ -178,19 +187,22 @@ impl Process {
                     "{}: cannot run setpriv, which is part of the package util-linux",
                     spawn.name
                 )
-            })?;
+            })
+    }
+
+    fn watch(name: String, log: PathBuf, child: Child) -> Self {
         let pid = Pid::from_child(&child);
         let reaped = Arc::new(Mutex::new(false));
         let (tell, ended) = watch::channel(None);
         let flag = Arc::clone(&reaped);
         std::thread::spawn(move || reap(child, pid, &flag, &tell));
-        Ok(Self {
-            name: spawn.name,
+        Self {
+            name,
             pid,
-            log: spawn.log,
+            log,
             reaped,
             ended,
-        })
+        }
     }
 
     /// Its process number, which is its group's too.

@@ -1,0 +1,130 @@
+//! A program that is kept running, as a kubelet keeps a container: started again when it ends, after
+//! pauses that grow, unless a test holds it back.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Result;
+use rustix::process::Signal;
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    ports,
+    process::{Process, Spawn},
+};
+
+/// Pauses before a program that ended is started again; the last one is for good.
+const BACKOFF: [Duration; 4] = [
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+];
+/// A program that ran this long begins again with the first pause.
+const STEADY: Duration = Duration::from_secs(10);
+/// How long it may take to end after SIGTERM: the projects' daemons promise 10 s.
+const GRACE: Duration = Duration::from_secs(12);
+
+/// A program's place: it runs, or it does not.
+#[derive(Debug)]
+pub struct Daemon {
+    place: Mutex<Option<Running>>,
+    held: watch::Sender<bool>,
+}
+
+#[derive(Clone, Debug)]
+struct Running {
+    process: Arc<Process>,
+    port: u16,
+}
+
+impl Daemon {
+    /// An empty place; `held` as in [`hold`](Self::hold).
+    pub fn new(held: bool) -> Self {
+        Self {
+            place: Mutex::new(None),
+            held: watch::channel(held).0,
+        }
+    }
+
+    /// Its process number, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.running().map(|running| running.process.pid())
+    }
+
+    /// The address of its health and metrics endpoints, while it runs.
+    pub fn url(&self) -> Option<String> {
+        self.running()
+            .map(|running| format!("http://127.0.0.1:{}", running.port))
+    }
+
+    /// While held it is not started again after its end.
+    pub fn hold(&self, held: bool) {
+        self.held.send_replace(held);
+    }
+
+    /// Sends its process group a signal, if it runs.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(running) = self.running() {
+            running.process.signal_group(signal);
+        }
+    }
+
+    /// Kills its process group and waits for the end.
+    pub async fn kill(&self) {
+        if let Some(running) = self.running() {
+            running.process.kill().await;
+        }
+    }
+
+    /// Ends it with SIGTERM, or SIGKILL when that takes too long.
+    pub async fn stop(&self) {
+        if let Some(running) = self.running() {
+            running.process.stop(GRACE).await;
+        }
+    }
+
+    /// Keeps it running for as long as the future lives. `spawn` is told the port it shall listen on.
+    pub async fn keep_running(&self, mut spawn: impl FnMut(u16) -> Result<Spawn>) {
+        let mut held = self.held.subscribe();
+        let mut failures = 0;
+        loop {
+            if held.wait_for(|held| !held).await.is_err() {
+                return;
+            }
+            let begin = Instant::now();
+            match self.start(&mut spawn).await {
+                Ok(process) => {
+                    process.wait().await;
+                }
+                Err(error) => tracing::error!("{error:#}"),
+            }
+            failures = if begin.elapsed() > STEADY {
+                0
+            } else {
+                failures + 1
+            };
+            tokio::time::sleep(BACKOFF[failures.min(BACKOFF.len() - 1)]).await;
+        }
+    }
+
+    async fn start(&self, spawn: &mut impl FnMut(u16) -> Result<Spawn>) -> Result<Arc<Process>> {
+        let port = ports::unheld()?;
+        let process = Arc::new(Process::spawn(spawn(port)?).await?);
+        let running = Running {
+            process: Arc::clone(&process),
+            port,
+        };
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
+        Ok(process)
+    }
+
+    fn running(&self) -> Option<Running> {
+        let place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        place
+            .clone()
+            .filter(|running| running.process.exit_status().is_none())
+    }
+}

@@ -1,0 +1,83 @@
+//! Loop devices that are gone with this process, whatever becomes of it.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+/// A loop device over a file.
+#[derive(Debug)]
+pub struct LoopDevice {
+    path: PathBuf,
+    /// The last one to close a device that is marked for clearing detaches it: while this process
+    /// lives, it stays.
+    _held: File,
+}
+
+impl LoopDevice {
+    /// Attaches `file`. Needs root and a kernel with loop devices.
+    pub fn attach(file: &Path) -> Result<Self> {
+        let shown = losetup(
+            Command::new("losetup")
+                .args(["--find", "--show", "--nooverlap"])
+                .arg(file),
+        )?;
+        let path = PathBuf::from(shown.trim());
+        let held = File::open(&path).with_context(|| format!("cannot open {}", path.display()));
+        // Detaching a device that somebody has open marks it for clearing instead.
+        let marked = losetup(Command::new("losetup").arg("--detach").arg(&path));
+        let held = held?;
+        marked?;
+        Ok(Self { path, _held: held })
+    }
+
+    /// Whether this machine lets this process have loop devices.
+    pub fn available() -> bool {
+        rustix::process::geteuid().is_root() && Path::new("/dev/loop-control").exists()
+    }
+
+    /// Its device node.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn losetup(command: &mut Command) -> Result<String> {
+    let output = command
+        .output()
+        .context("cannot run losetup, which is part of the package mount")?;
+    if !output.status.success() {
+        bail!(
+            "losetup failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_there_while_it_is_held() {
+        if !LoopDevice::available() {
+            eprintln!("skipped: no loop devices for this user");
+            return;
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let device = LoopDevice::attach(file.path()).unwrap();
+        let backing = Path::new("/sys/block")
+            .join(device.path().file_name().unwrap())
+            .join("loop/backing_file");
+        assert!(backing.exists());
+        drop(device);
+        let gone = std::fs::read_to_string(&backing)
+            .map_or(true, |now| now.trim() != file.path().to_str().unwrap());
+        assert!(gone, "still attached");
+    }
+}
