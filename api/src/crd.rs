@@ -1,10 +1,16 @@
-//! The CustomResourceDefinitions, as installed.
+//! The CustomResourceDefinitions, as installed, and what is generated from them.
+
+mod manifest;
+mod reference;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps,
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
 };
 use kube::CustomResourceExt;
 use serde_json::json;
+
+pub use manifest::manifest;
+pub use reference::reference;
 
 use crate::{OSNode, OSUpgrade, OSUpgradeProgress};
 
@@ -31,6 +37,7 @@ fn finish(mut crd: CustomResourceDefinition, max_name: Option<usize>) -> CustomR
             continue;
         };
         only_timestamps_are_nullable(root, "");
+        one_paragraph(root);
         let rules = max_name.map(|max| {
             json!([{
                 "rule": format!("self.metadata.name.size() <= {max}"),
@@ -65,76 +72,35 @@ fn clear_defaults(schema: &mut JSONSchemaProps) {
     }
 }
 
+/// Doc comments are wrapped for the source; whoever prints a description wraps it for himself. A
+/// title would only repeat the kind.
+fn one_paragraph(schema: &mut JSONSchemaProps) {
+    schema.title = None;
+    if let Some(description) = schema.description.as_mut() {
+        *description = description.split_whitespace().collect::<Vec<_>>().join(" ");
+    }
+    for child in children(schema) {
+        one_paragraph(child);
+    }
+}
+
 /// Every optional Rust field comes out nullable; the contract lets only the timestamps be null.
 fn only_timestamps_are_nullable(schema: &mut JSONSchemaProps, name: &str) {
     schema.nullable = matches!(name, "startedAt" | "completedAt" | "lastUpdatedAt").then_some(true);
-    if let Some(properties) = schema.properties.as_mut() {
-        for (name, child) in properties {
-            only_timestamps_are_nullable(child, name);
-        }
+    for (name, child) in schema.properties.iter_mut().flatten() {
+        only_timestamps_are_nullable(child, name);
     }
-    if let Some(items) = items(schema) {
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = schema.items.as_mut() {
         only_timestamps_are_nullable(items, "");
     }
 }
 
-fn children(schema: &mut JSONSchemaProps) -> Vec<&mut JSONSchemaProps> {
-    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaPropsOrArray as Items;
-    let mut all: Vec<_> = schema
-        .properties
-        .iter_mut()
-        .flat_map(|p| p.values_mut())
-        .collect();
-    if let Some(Items::Schema(items)) = schema.items.as_mut() {
-        all.push(items);
-    }
-    all
-}
-
-fn items(schema: &mut JSONSchemaProps) -> Option<&mut JSONSchemaProps> {
-    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaPropsOrArray as Items;
-    match schema.items.as_mut() {
-        Some(Items::Schema(items)) => Some(items),
+/// The schemas directly below this one.
+fn children(schema: &mut JSONSchemaProps) -> impl Iterator<Item = &mut JSONSchemaProps> {
+    let properties = schema.properties.iter_mut().flat_map(|p| p.values_mut());
+    let items = match schema.items.as_mut() {
+        Some(JSONSchemaPropsOrArray::Schema(items)) => Some(&mut **items),
         _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_field_is_described() {
-        fn walk(schema: &mut JSONSchemaProps, path: &str, missing: &mut Vec<String>) {
-            let described = schema
-                .description
-                .as_deref()
-                .is_some_and(|d| !d.trim().is_empty());
-            if !described {
-                missing.push(path.to_owned());
-            }
-            for (name, child) in schema.properties.iter_mut().flatten() {
-                walk(child, &format!("{path}.{name}"), missing);
-            }
-            if let Some(items) = items(schema) {
-                for (name, child) in items.properties.iter_mut().flatten() {
-                    walk(child, &format!("{path}[].{name}"), missing);
-                }
-            }
-        }
-        let mut missing = Vec::new();
-        for mut crd in all() {
-            let kind = crd.spec.names.kind.clone();
-            let root = crd.spec.versions[0].schema.as_mut().unwrap();
-            walk(
-                root.open_api_v3_schema.as_mut().unwrap(),
-                &kind,
-                &mut missing,
-            );
-        }
-        assert!(
-            missing.is_empty(),
-            "fields without a description: {missing:#?}"
-        );
-    }
+    };
+    properties.chain(items)
 }

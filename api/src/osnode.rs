@@ -60,15 +60,16 @@ pub struct OSNodeSpec {}
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct OSNodeStatus {
-    /// UID of the Node this speaks of.
+    /// UID of the Node this speaks of; with another UID than the Node's it counts for nothing.
     #[serde(default, rename = "nodeUID", skip_serializing_if = "String::is_empty")]
     pub node_uid: String,
 
-    /// Version of the running slot: IMAGE_VERSION, else VERSION_ID, of its /etc/os-release.
+    /// Version of the running slot: IMAGE_VERSION, else VERSION_ID, of its /etc/os-release
+    /// (the agent's flag --version-key names another key). Empty when there is none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub version: String,
 
-    /// Operating system and architecture, such as linux/amd64.
+    /// Operating system and architecture, such as linux/amd64; decides which image fits.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub platform: String,
 
@@ -76,19 +77,20 @@ pub struct OSNodeStatus {
     #[serde(default, rename = "bootID", skip_serializing_if = "String::is_empty")]
     pub boot_id: String,
 
-    /// Slot that the node runs from, A or B.
+    /// Slot that the node runs from, A or B; empty when it cannot be told (see conditions).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub active_slot: String,
 
-    /// GRUB, SystemdBoot, UBoot or Hook.
+    /// What chooses the slot at boot: GRUB, SystemdBoot, UBoot or Hook. Absent when none was
+    /// recognised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_loader: Option<BootLoaderKind>,
 
-    /// Version of the agent.
+    /// Version of the agent that wrote this.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub agent_version: String,
 
-    /// The two slots.
+    /// The two slots, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 2),
@@ -97,11 +99,11 @@ pub struct OSNodeStatus {
     )]
     pub slots: Vec<SlotStatus>,
 
-    /// How the last attempt on this node ended.
+    /// How the last attempt on this node ended; absent before the first. It outlives its progress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_result: Option<LastResult>,
 
-    /// Upgradable: False says why the node cannot take an upgrade.
+    /// Upgradable: False says why the node cannot take an upgrade; such a node is refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "condition::list_schema")]
     pub conditions: Vec<Condition>,
@@ -111,15 +113,15 @@ pub struct OSNodeStatus {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct SlotStatus {
-    /// A or B.
+    /// Name of the slot, A or B.
     #[schemars(length(min = 1, max = 1))]
     pub name: String,
 
-    /// Device that the slot's name led to at the last look.
+    /// Device that the slot's name led to at the last look, such as /dev/vda2; empty when none did.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub device: String,
 
-    /// Its GPT partition UUID.
+    /// Its GPT partition UUID; empty when it has none.
     #[serde(
         default,
         rename = "partitionUUID",
@@ -131,7 +133,7 @@ pub struct SlotStatus {
     #[serde(default)]
     pub size: i64,
 
-    /// Version that it holds; empty when not known.
+    /// Version that it holds, with a leading v; empty when not known.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub version: String,
 
@@ -139,7 +141,7 @@ pub struct SlotStatus {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub image_checksum: String,
 
-    /// Good, Trial, Bad, Empty, Writing or Unknown.
+    /// What is in it: Good (confirmed), Trial, Bad, Empty, Writing or Unknown.
     pub state: SlotState,
 }
 

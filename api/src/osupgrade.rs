@@ -109,15 +109,18 @@ pub struct OSUpgradeSpec {
     #[serde(default)]
     pub paused: bool,
 
-    /// How many nodes may be down at once, and how many failures end the rollout.
+    /// How many nodes may be down at once, and how many failures end the rollout. Default: one node
+    /// at a time, and no failure.
     #[serde(default)]
     pub rollout: Rollout,
 
-    /// How nodes fetch the image. Copied to each progress, and may be changed while it runs.
+    /// How nodes fetch the image. Copied to each progress, and may be changed while it runs. Default:
+    /// as fast as it goes, faults retried for 10m.
     #[serde(default)]
     pub download: Download,
 
     /// When a freshly booted system counts as healthy. Copied to each progress when it is made.
+    /// Default: once the agent runs there and the slot and version are the promised ones.
     #[serde(default)]
     pub health: Health,
 }
@@ -140,14 +143,14 @@ pub enum Operation {
      "message": "exactly one of inline, url and configMap must be set"},
 ]))]
 pub struct CatalogSource {
-    /// The catalog itself, as YAML text of at most 128 KiB.
+    /// The catalog itself, as YAML text of at most 128 KiB. Optional: one of three.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 131_072))]
     pub inline: Option<String>,
 
     /// An https (or, where the controller's flags allow it, http) URL of at most 2048 characters
     /// without user info. The document behind it may have 1 MiB. It is read when the spec changes
-    /// and again before each hop.
+    /// and again before each hop. Optional: one of three.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 2048),
@@ -160,7 +163,8 @@ pub struct CatalogSource {
     pub url: Option<String>,
 
     /// Name of a ConfigMap in the controller's namespace. Its key catalog.yaml is read, else its
-    /// only key. The controller may read it only when its role says so; docs/catalog.md has the line.
+    /// only key. The controller may read it only when its role says so; docs/catalog.md has the
+    /// line. Optional: one of three.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub config_map: Option<String>,
@@ -289,22 +293,23 @@ pub struct HealthCheck {
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
 
-    /// A program of the new system and its arguments; exit code 0 passes.
+    /// A program of the new system and its arguments; exit code 0 passes. At most 32 words of 1024
+    /// characters. Optional: one of four.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32), inner(length(max = 1024)))]
     pub exec: Option<Vec<String>>,
 
-    /// A systemd unit that must be active, such as kubelet.service.
+    /// A systemd unit that must be active, such as kubelet.service. Optional: one of four.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub systemd_unit: Option<String>,
 
-    /// A URL on the node that must answer with a status from 200 to 399.
+    /// A URL on the node that must answer with a status from 200 to 399. Optional: one of four.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub http_get: Option<String>,
 
-    /// A CEL expression over the Node object (as node) that must be true.
+    /// A CEL expression over the Node object (as node) that must be true. Optional: one of four.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub cel: Option<String>,
@@ -314,56 +319,61 @@ pub struct HealthCheck {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct OSUpgradeStatus {
-    /// The metadata.generation that this status speaks of.
+    /// The metadata.generation that this status speaks of; behind it, the spec has not been judged
+    /// yet. Absent before the first judgement.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
     /// Counts changes of version, operation, catalog and allowDowngrade. The target is pinned per
-    /// revision.
+    /// revision. Begins with 1; absent before the first judgement.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<i64>,
 
     /// Digest of the fields that make a revision, so that a change of them is told from a change
-    /// of the rollout's pace.
+    /// of the rollout's pace. For the controller's own use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision_digest: Option<String>,
 
-    /// Where the upgrade stands: Pending, Rejected, Accepted, Completed or Failed.
+    /// Where the upgrade stands: Pending, Rejected, Accepted, Completed or Failed. Pending until it
+    /// has been judged.
     #[serde(default)]
     pub phase: UpgradePhase,
 
     /// The version that spec.version names, with a leading v; set whatever the phase as soon as it
-    /// is known.
+    /// is known. A moved alias does not change it until the spec does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolved_version: Option<String>,
 
-    /// The catalog that was used last.
+    /// The catalog that was used last. Absent until one was read, and for a Rollback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub catalog: Option<CatalogStatus>,
 
-    /// Checksums of the images handed out under this revision. At most 64.
+    /// Checksums of the images handed out under this revision; when the catalog later shows another
+    /// one for the same version, all releases stop (ImageChanged). At most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub pinned: Vec<PinnedImage>,
 
-    /// How many nodes stand where.
+    /// How many nodes stand where. Each selected node is counted in exactly one of the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<NodeCounts>,
 
-    /// Nodes done of nodes selected, such as 1/3.
+    /// Nodes on the version of nodes selected, such as 1/3. For people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<String>,
 
-    /// The first ten nodes that failed, fell back or refused, and why.
+    /// The first ten nodes that failed, fell back or refused, and why; nodes has the full counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
     pub failures: Vec<NodeFailure>,
 
-    /// What the upgrade waits for, or what is wrong and how to mend it.
+    /// What the upgrade waits for, or what is wrong and how to mend it. Empty when there is nothing
+    /// to say.
     #[serde(default)]
     pub message: String,
 
-    /// Accepted, Progressing, Completed and Degraded; Stalled and CatalogChanged only while true.
+    /// Accepted, Progressing, Completed and Degraded; Stalled and CatalogChanged only while True.
+    /// kubectl wait --for=condition=Completed works on them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "condition::list_schema")]
     pub conditions: Vec<Condition>,
@@ -373,7 +383,7 @@ pub struct OSUpgradeStatus {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct CatalogStatus {
-    /// SHA-256 of the catalog's text.
+    /// SHA-256 of the catalog's text, as sha256: and 64 hex digits.
     pub digest: String,
     /// When a catalog with this digest was first read. For people; nothing is decided by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -384,12 +394,12 @@ pub struct CatalogStatus {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct PinnedImage {
-    /// The image's version.
+    /// The image's version, with a leading v.
     pub version: String,
     /// The platform it is for, such as linux/amd64; empty when the catalog names none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub platform: String,
-    /// The checksum it was handed out with.
+    /// The checksum it was handed out with, as sha256: and 64 hex digits.
     pub checksum: String,
 }
 
@@ -435,30 +445,31 @@ fn node_selector_schema(_: &mut SchemaGenerator) -> Schema {
         "type": "object",
         "properties": {
             "matchLabels": {
-                "description": "Labels that a node must carry with exactly these values.",
+                "description": "Labels that a node must carry with exactly these values. At most 32. Optional.",
                 "type": "object",
                 "maxProperties": 32,
                 "additionalProperties": {"type": "string", "maxLength": 63}
             },
             "matchExpressions": {
-                "description": "Requirements on labels; a node must meet all of them. At most 32.",
+                "description": "Requirements on labels; a node must meet all of them. At most 32. Optional.",
                 "type": "array",
                 "maxItems": 32,
                 "x-kubernetes-list-type": "atomic",
                 "items": {
+                    "description": "One requirement.",
                     "type": "object",
                     "required": ["key", "operator"],
                     "properties": {
                         "key": {
-                            "description": "The label's key.",
+                            "description": "The label's key, such as kubernetes.io/hostname. Required.",
                             "type": "string", "minLength": 1, "maxLength": 317
                         },
                         "operator": {
-                            "description": "In, NotIn, Exists or DoesNotExist.",
+                            "description": "How the label is compared: In, NotIn, Exists or DoesNotExist. Required.",
                             "type": "string", "maxLength": 16
                         },
                         "values": {
-                            "description": "Values for In and NotIn, at least one; none for Exists and DoesNotExist. At most 64.",
+                            "description": "Values for In and NotIn, at least one; none for Exists and DoesNotExist. At most 64. Optional.",
                             "type": "array",
                             "maxItems": 64,
                             "x-kubernetes-list-type": "atomic",

@@ -115,16 +115,18 @@ pub struct OSUpgradeProgressSpec {
     pub operation: Operation,
 
     /// What to install. Optional, immutable, cannot be added later; absent when made by hand: then
-    /// the agent resolves the source's catalog. For a Rollback the version alone.
+    /// the agent resolves the source's catalog and writes its choice to status.image. For a Rollback
+    /// the version alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageRef>,
 
-    /// The version the node is on its way to, when this hop is not the last.
+    /// The version the node is on its way to, when this hop is not the last. Optional; for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub final_version: Option<String>,
 
-    /// Whether a lower version than the running one may be installed. Default false.
+    /// Whether a lower version than the running one may be installed; without it the agent refuses
+    /// (PolicyRefused). Default false.
     #[serde(default)]
     pub allow_downgrade: bool,
 
@@ -133,7 +135,8 @@ pub struct OSUpgradeProgressSpec {
     #[serde(default)]
     pub release: Release,
 
-    /// Set by people: stops the attempt before the switch. Default false.
+    /// Set by people: stops the attempt before the switch (Cancelled); later it is ignored, with a
+    /// message. To be set to false again with the next retryNonce. Default false.
     #[serde(default)]
     pub cancel: bool,
 
@@ -143,11 +146,13 @@ pub struct OSUpgradeProgressSpec {
     #[schemars(length(max = 128))]
     pub retry_nonce: String,
 
-    /// How the image is fetched; a copy of the upgrade's, kept up to date while it runs.
+    /// How the image is fetched; a copy of the upgrade's, kept up to date while it runs. Default: as
+    /// fast as it goes, faults retried for 10m.
     #[serde(default)]
     pub download: Download,
 
-    /// When the new system counts as healthy; a copy made when the progress was.
+    /// When the new system counts as healthy; a copy made when the progress was. Default: once the
+    /// agent runs there and the slot and version are the promised ones.
     #[serde(default)]
     pub health: Health,
 }
@@ -164,16 +169,19 @@ pub struct SourceRef {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageRef {
-    /// Version that the image carries. Required. `previous` is allowed for a Rollback.
+    /// Version that the image carries; another one inside it is WrongVersionInImage and never boots.
+    /// For a Rollback previous is allowed. 1 to 64 characters. Required.
     #[schemars(length(min = 1, max = 64))]
     pub version: String,
 
-    /// Where it is. Absent for a Rollback.
+    /// Where it is: an http or https URL of at most 2048 characters without user info. Absent for a
+    /// Rollback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
     pub url: Option<String>,
 
-    /// Further places of the same bytes, tried in order when the first fails. At most 8.
+    /// Further places of the same bytes, tried in order when the first fails. At most 8. Default:
+    /// none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 8),
@@ -182,7 +190,7 @@ pub struct ImageRef {
     )]
     pub mirrors: Vec<String>,
 
-    /// SHA-256 of the file or of the expanded image, as sha256 and 64 hex digits. Absent for a
+    /// SHA-256 of the file or of the expanded image, as sha256: and 64 hex digits. Absent for a
     /// Rollback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71), extend("pattern" = "^sha256:[0-9a-fA-F]{64}$"))]
@@ -270,48 +278,48 @@ pub enum Release {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct OSUpgradeProgressStatus {
-    /// Pending, Downloading, Verifying, Staged, Rebooting, Confirming, Completed, Failed,
-    /// RolledBack or Cancelled.
+    /// How far the attempt is: Pending, Downloading, Verifying, Staged, Rebooting, Confirming,
+    /// Completed, Failed, RolledBack or Cancelled. Pending until the agent begins.
     #[serde(default)]
     pub phase: ProgressPhase,
 
-    /// Version that the node runs.
+    /// Version that the node runs, with a leading v. Empty until the agent begins.
     #[serde(default)]
     pub current_version: String,
 
-    /// Version of this hop.
+    /// Version of this hop, with a leading v. Empty until the agent begins.
     #[serde(default)]
     pub target_version: String,
 
-    /// When this attempt began. For people: a node's clock may be wrong.
+    /// When this attempt began; null before. For people: a node's clock may be wrong.
     #[serde(default)]
     pub started_at: Option<Time>,
 
-    /// When this attempt ended.
+    /// When this attempt ended, in whatever phase; null before. For people.
     #[serde(default)]
     pub completed_at: Option<Time>,
 
-    /// When this status was written.
+    /// When this status was written; null before the first time. For people.
     #[serde(default)]
     pub last_updated_at: Option<Time>,
 
-    /// Number of the attempt; 0 before the first.
+    /// Number of the attempt; 0 before the first. An accepted retryNonce makes the next number.
     #[serde(default)]
     pub attempt: i32,
 
-    /// How many nonces were accepted.
+    /// How many retryNonces were accepted, each of which began a new attempt.
     #[serde(default)]
     pub retry_count: i32,
 
-    /// The retryNonce that was seen last.
+    /// The retryNonce that was seen last; a retry is a spec.retryNonce that differs from it.
     #[serde(default)]
     pub observed_retry_nonce: String,
 
-    /// Name of the slot that is written to, A or B.
+    /// Name of the slot that is written to, A or B. Empty until the agent has found it.
     #[serde(default)]
     pub inactive_partition: String,
 
-    /// Why the attempt ended; empty unless it did.
+    /// Why the attempt ended Failed or RolledBack, in one word; empty unless it did.
     #[serde(default)]
     pub failure_reason: String,
 
@@ -319,7 +327,7 @@ pub struct OSUpgradeProgressStatus {
     #[serde(default)]
     pub message: String,
 
-    /// Expanded bytes written to the slot.
+    /// Expanded bytes written to the slot so far. While bytes flow it is reported at most every 10 s.
     #[serde(default)]
     pub bytes_done: i64,
 
@@ -327,7 +335,7 @@ pub struct OSUpgradeProgressStatus {
     #[serde(default)]
     pub bytes_total: i64,
 
-    /// Share of the image written, 0 to 100.
+    /// Share of the expanded image written, 0 to 100 percent; 0 while bytesTotal is not known.
     #[serde(default)]
     pub percent: i32,
 
@@ -335,11 +343,12 @@ pub struct OSUpgradeProgressStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageRef>,
 
-    /// Which SHA-256 the checksum turned out to be: File or Image.
+    /// Which SHA-256 the checksum turned out to be: File (as it lies on the server) or Image
+    /// (expanded). Absent until the whole image was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum_matched: Option<String>,
 
-    /// Boot ID of the trial boot.
+    /// The kernel's boot ID of the trial boot; empty before it.
     #[serde(
         default,
         rename = "trialBootID",
@@ -347,7 +356,8 @@ pub struct OSUpgradeProgressStatus {
     )]
     pub trial_boot_id: String,
 
-    /// Verified, Switched, Confirmed and Completed.
+    /// Verified, Switched, Confirmed and Completed, each once it was decided. kubectl wait
+    /// --for=condition=Completed works on them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "condition::list_schema")]
     pub conditions: Vec<Condition>,
@@ -356,6 +366,9 @@ pub struct OSUpgradeProgressStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A change to a good image, and what must come of it.
+    type Row = (fn(&mut ImageRef), fn(&ImageRefError) -> bool);
 
     #[test]
     fn an_image_is_checked_before_it_is_installed() {
@@ -371,8 +384,7 @@ mod tests {
         assert_eq!(checked.urls.len(), 2);
         assert_eq!(checked.size, Some(7));
 
-        type Change = fn(&mut ImageRef);
-        let rows: [(Change, fn(&ImageRefError) -> bool); 7] = [
+        let rows: [Row; 7] = [
             (
                 |i| i.version = "previous".into(),
                 |e| matches!(e, ImageRefError::Version(_)),
