@@ -104,7 +104,7 @@ pub enum InstallError {
     },
 
     /// The device refused a write or a flush.
-    #[error("{device} failed to {operation} at byte {offset}, {written} proven: {error}")]
+    #[error("{device} failed to {operation} at byte {offset}, {proven} proven: {error}")]
     WriteFailed {
         /// The device.
         device: String,
@@ -113,7 +113,7 @@ pub enum InstallError {
         /// Where, in bytes from the device's start.
         offset: u64,
         /// Bytes proven by then.
-        written: Done,
+        proven: Done,
         /// The device's error.
         #[source]
         error: io::Error,

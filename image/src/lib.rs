@@ -8,12 +8,17 @@
 //! The caller opens the device and decides which one it is; this crate knows neither slots, nor boot loaders, nor
 //! networks. It is synchronous: call it on a thread that may block.
 
+mod buffer;
+mod decode;
 mod device;
 mod digest;
 mod error;
 mod install;
+mod kernel;
 mod progress;
+mod stages;
 
+pub use decode::{Decoder, FrameHeader, Step, StreamError};
 pub use device::{Access, Device, HostDevice};
 pub use digest::Digest;
 pub use error::{Done, InstallError};

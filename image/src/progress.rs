@@ -24,6 +24,8 @@ pub struct Progress {
     pub written: u64,
     /// Of the image, read back from the medium and found equal.
     pub proven: u64,
+    /// Of the image, read once more for its SHA-256; only where the checksum is not the file's.
+    pub hashed: u64,
     /// The image's whole size: as promised, else as its only frame says. None while nobody knows (several frames
     /// and no promise); it can become None when a second frame begins.
     pub total: Option<u64>,

@@ -1,0 +1,69 @@
+//! Writes a `.zst` file to a block device or a file and prints what each stage did: `write FILE DEVICE`.
+//!
+//! For measuring the engine alone: it checks against the file's own SHA-256 and has none of the agent's refusals.
+
+use std::{
+    error::Error,
+    fs::{self, File, OpenOptions},
+    io::Read,
+    ops::ControlFlow,
+    os::unix::fs::OpenOptionsExt,
+    time::Instant,
+};
+
+use monok8s_image::{DEFAULT_WINDOW_LIMIT, Digest, Expectation, HostDevice, Timed, install};
+use sha2::Digest as _;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let [file, device] = std::env::args()
+        .skip(1)
+        .collect::<Vec<_>>()
+        .try_into()
+        .map_err(|_| "usage: write FILE DEVICE")?;
+    let expectation = Expectation {
+        checksum: Digest(sha2::Sha256::digest(fs::read(&file)?).into()),
+        size: None,
+        window_limit: DEFAULT_WINDOW_LIMIT,
+    };
+    let o_excl = i32::try_from(rustix::fs::OFlags::EXCL.bits())?;
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(o_excl)
+        .open(&device)?;
+    let target = HostDevice::new(opened, &device)?;
+    let mut source: Box<dyn Read + Send> = Box::new(File::open(&file)?);
+
+    let start = Instant::now();
+    let installed = install(&mut source, &target, &expectation, &mut |_| {
+        ControlFlow::Continue(())
+    })?;
+    let times = installed.times;
+    let whole = Timed {
+        bytes: installed.image_bytes,
+        busy: start.elapsed(),
+    };
+    println!(
+        "{}: {} bytes, {}",
+        device, installed.image_bytes, installed.access
+    );
+    for (stage, timed) in [
+        ("receive", times.receive),
+        ("hash file", times.hash_file),
+        ("decode", times.decode),
+        ("digest", times.digest),
+        ("write", times.write),
+        ("flush", times.flush),
+        ("read back", times.read_back),
+        ("compare", times.compare),
+        ("whole", whole),
+    ] {
+        let megabytes = timed.bytes as f64 / 1e6;
+        let seconds = timed.busy.as_secs_f64();
+        println!(
+            "{stage:>10} {megabytes:9.1} MB {seconds:7.3} s {:9.1} MB/s",
+            megabytes / seconds
+        );
+    }
+    Ok(())
+}

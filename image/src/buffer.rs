@@ -1,0 +1,90 @@
+//! Buffers that direct I/O accepts, and the pools they circulate in.
+
+use std::{
+    ops::{Deref, DerefMut},
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+};
+
+/// What offsets, lengths and addresses are multiples of: a page. No block device that Linux drives with 4 KiB pages
+/// asks for more of an address; one with larger sectors asks more of lengths, which [`PIECE`] satisfies.
+pub(crate) const ALIGNMENT: usize = 4096;
+
+/// Expanded bytes that are written, digested and compared at once. A multiple of every sector size.
+pub(crate) const PIECE: usize = 1 << 20;
+
+/// Bytes of the file that travel at once.
+pub(crate) const FILE_PIECE: usize = 256 << 10;
+
+/// Memory of a fixed length that begins at a multiple of [`ALIGNMENT`].
+#[derive(Debug)]
+pub(crate) struct Buffer {
+    /// Never resized, so that its address stays.
+    storage: Box<[u8]>,
+    start: usize,
+    length: usize,
+}
+
+impl Buffer {
+    pub(crate) fn new(length: usize) -> Self {
+        let storage = vec![0; length + ALIGNMENT].into_boxed_slice();
+        // `align_offset` may give up in theory (only in const evaluation); an unaligned buffer would cost direct I/O, not correctness.
+        let start = storage.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        Self {
+            storage,
+            start,
+            length,
+        }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.storage[self.start..self.start + self.length]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.storage[self.start..self.start + self.length]
+    }
+}
+
+/// A buffer and how much of it is filled.
+#[derive(Debug)]
+pub(crate) struct Filled {
+    pub(crate) buffer: Buffer,
+    pub(crate) length: usize,
+}
+
+impl Filled {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.length]
+    }
+}
+
+/// The two ends of a circle of `count` buffers: who fills them takes from the receiver, who has used one gives it
+/// back to the sender. Each end sees that the other is gone.
+pub(crate) fn pool(count: usize, length: usize) -> (SyncSender<Buffer>, Receiver<Buffer>) {
+    let (give, take) = sync_channel(count);
+    for _ in 0..count {
+        // There is room for all of them, and the receiver is right here.
+        let _ = give.send(Buffer::new(length));
+    }
+    (give, take)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_aligned_and_stay_so() {
+        let buffers: Vec<Buffer> = (1..20).map(|n| Buffer::new(n * 1000)).collect();
+        for (n, buffer) in (1..20).zip(&buffers) {
+            assert_eq!(buffer.len(), n * 1000);
+            assert_eq!(buffer.as_ptr().addr() % ALIGNMENT, 0);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What the stages share: how far they are, why they stopped.
+
+use std::{
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use crate::{
+    error::{Done, InstallError},
+    progress::{Progress, Timed},
+};
+
+/// Shared by the stages and the thread that called `install`.
+pub(crate) struct Control {
+    state: Mutex<State>,
+    changed: Condvar,
+    stopped: AtomicBool,
+}
+
+struct State {
+    progress: Progress,
+    failure: Option<InstallError>,
+    running: usize,
+}
+
+/// What the calling thread waits for.
+pub(crate) enum Seen {
+    /// The progress is no longer what it was.
+    Changed(Progress),
+    /// No stage runs any more.
+    Ended,
+}
+
+impl Control {
+    pub(crate) fn new(total: Option<u64>) -> Self {
+        Self {
+            state: Mutex::new(State {
+                progress: Progress {
+                    total,
+                    ..Progress::default()
+                },
+                failure: None,
+                running: 0,
+            }),
+            changed: Condvar::new(),
+            stopped: AtomicBool::new(false),
+        }
+    }
+
+    /// Nothing is left half changed under this lock, so that a panic elsewhere does not spoil it.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        self.state().progress
+    }
+
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Progress)) {
+        change(&mut self.state().progress);
+        self.changed.notify_all();
+    }
+
+    /// Bytes handed to the device, of how many.
+    pub(crate) fn written(&self) -> Done {
+        let progress = self.progress();
+        Done {
+            bytes: progress.written,
+            total: progress.total,
+        }
+    }
+
+    /// Bytes proven, of how many.
+    pub(crate) fn proven(&self) -> Done {
+        let progress = self.progress();
+        Done {
+            bytes: progress.proven,
+            total: progress.total,
+        }
+    }
+
+    /// Records why there is no going on; the first reason stays. Returns None, for a stage to return.
+    pub(crate) fn fail<T>(&self, why: InstallError) -> Option<T> {
+        self.state().failure.get_or_insert(why);
+        self.stop();
+        None
+    }
+
+    /// Every stage returns at its next step.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn take_failure(&self) -> Option<InstallError> {
+        self.state().failure.take()
+    }
+
+    /// Counts a stage in until the guard is dropped.
+    pub(crate) fn enter(&self) -> Running<'_> {
+        self.state().running += 1;
+        Running(self)
+    }
+
+    /// Waits until the progress differs from `known` or all stages have returned.
+    pub(crate) fn wait(&self, known: Progress) -> Seen {
+        let state = self
+            .changed
+            .wait_while(self.state(), |s| s.running > 0 && s.progress == known)
+            .unwrap_or_else(PoisonError::into_inner);
+        if state.progress == known {
+            Seen::Ended
+        } else {
+            Seen::Changed(state.progress)
+        }
+    }
+}
+
+/// A stage that has not returned, a panic included.
+pub(crate) struct Running<'a>(&'a Control);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.state().running -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Timed {
+    /// Does `work` on so many bytes.
+    pub(crate) fn time<T>(&mut self, bytes: usize, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = work();
+        self.busy += start.elapsed();
+        self.bytes += bytes as u64;
+        result
+    }
+}
