@@ -9,7 +9,7 @@ use monok8s_sandbox::{kubectl::Kubectl, scratch, wait};
 const SETTLED: Duration = Duration::from_secs(60);
 
 /// The contract's example, byte for byte.
-pub const CONTRACT_EXAMPLE: &str = include_str!("../contract/my-upgrade-2.yaml");
+pub const CONTRACT_EXAMPLE: &str = include_str!("../../../examples/my-upgrade-2.yaml");
 
 /// The folder that `kubectl apply -k` takes.
 pub fn manifests() -> PathBuf {

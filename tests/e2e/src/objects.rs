@@ -9,9 +9,11 @@ use monok8s_api::{
     osnode::SlotStatus,
     reason::{ProgressPhase, UpgradePhase},
 };
-use monok8s_sandbox::{cluster::Cluster, kubectl::Kubectl, node::Node, wait};
+use monok8s_sandbox::{cluster::Cluster, images::Image, kubectl::Kubectl, node::Node, wait};
 use serde_json::{Value, json};
 use tokio::time::Instant;
+
+use crate::table::Table;
 
 /// How long anything may take before a test gives up. Generous: the machine may be busy with builds.
 pub const LIMIT: Duration = Duration::from_secs(180);
@@ -40,6 +42,63 @@ pub fn inline(text: impl Into<String>) -> Value {
 pub fn entry(version: &str, url: &str, sha256: &str, size: Option<u64>) -> String {
     let size = size.map_or_else(String::new, |bytes| format!("  size: {bytes}\n"));
     format!("- version: {version}\n  url: {url}\n  checksum: sha256:{sha256}\n{size}")
+}
+
+/// A progress for one node with an image of its own, as a person may write it, and its source, which
+/// selects no node: nothing but the agent acts on it. `more` is merged into the progress's spec.
+pub fn by_hand(
+    name: &str,
+    node: &str,
+    image: &Image,
+    url: &str,
+    release: &str,
+    more: &Value,
+) -> Value {
+    let mut progress = json!({
+        "apiVersion": "monok8s.io/v1alpha1",
+        "kind": "OSUpgradeProgress",
+        "metadata": {"name": name},
+        "spec": {
+            "sourceRef": {"name": name},
+            "nodeName": node,
+            "release": release,
+            "image": {
+                "version": image.version,
+                "url": url,
+                "checksum": format!("sha256:{}", image.file_sha256),
+                "size": image.size,
+            },
+            "download": {"retryFor": "5s"},
+        },
+    });
+    for (key, value) in more.as_object().into_iter().flatten() {
+        progress["spec"][key] = value.clone();
+    }
+    let source = upgrade(name, &image.version, "nobody", &inline("images: []\n"));
+    json!({"apiVersion": "v1", "kind": "List", "items": [source, progress]})
+}
+
+/// `kubectl patch` of fields of a progress's spec.
+pub async fn patch(kubectl: &Kubectl, progress: &str, spec: &Value) -> Result<()> {
+    let patch = json!({"spec": spec}).to_string();
+    kubectl
+        .ok([
+            "patch",
+            "osupgradeprogress",
+            progress,
+            "--type",
+            "merge",
+            "-p",
+            &patch,
+        ])
+        .await
+        .map(|_| ())
+}
+
+/// The table that `kubectl get` prints.
+pub async fn get(kubectl: &Kubectl, what: &[&str]) -> Result<Table> {
+    let printed = kubectl.ok(["get"].iter().chain(what)).await?;
+    Ok(Table::parse(&printed))
 }
 
 /// `kubectl apply` of one object.
