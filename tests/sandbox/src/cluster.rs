@@ -1,17 +1,31 @@
 //! Everything at once: control plane, image server, nodes, and the controller as a process.
 
-use std::{path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use anyhow::{Result, bail};
-use kube::Client;
+use anyhow::{Context, Result};
+use kube::{Api, Client, api::ListParams};
+use monok8s_api::OSNode;
+use tempfile::TempDir;
 
 use crate::{
-    control_plane::ControlPlane,
+    assets::Assets,
+    control_plane::{ControlPlane, Options},
+    controller::Controller,
     image_server::ImageServer,
-    images::{Image, RootFs},
+    images::{self, Image, RootFs},
     kubectl::Kubectl,
+    manifests,
     node::{Node, NodeOptions},
+    scratch, wait,
 };
+
+/// How long the agents may take to say which version they run.
+const OBSERVED: Duration = Duration::from_secs(60);
 
 /// What a cluster consists of.
 #[derive(Clone, Debug)]
@@ -20,140 +34,18 @@ pub struct ClusterOptions {
     pub nodes: Vec<NodeOptions>,
     /// The version they begin with.
     pub version: String,
-    /// Versions whose images are made and served.
+    /// Versions whose images are made and served, besides.
     pub images: Vec<String>,
+    /// Expanded size of an image in bytes.
+    pub image_size: u64,
+    /// Incompressible bytes in an image.
+    pub image_payload: u64,
     /// How many replicas of the controller run.
     pub controllers: usize,
     /// More arguments for the controller.
     pub controller_arguments: Vec<String>,
     /// How long a node may leave its Lease unrenewed before it is not Ready.
     pub node_monitor_grace: Duration,
-    /// Expanded size of an image in bytes.
-    pub image_size: u64,
-    /// Incompressible bytes in an image.
-    pub image_payload: u64,
-}
-
-/// A running cluster. Dropping it kills its processes and removes its folder.
-pub struct Cluster {}
-
-/// One replica of the controller.
-pub struct Controller {}
-
-impl Controller {
-    /// Its identity in the Lease.
-    pub fn identity(&self) -> &str {
-        ""
-    }
-
-    /// Its process number, none when it is not running.
-    pub fn pid(&self) -> Option<u32> {
-        None
-    }
-
-    /// SIGKILL, and stays away until [`start`](Self::start).
-    pub async fn kill(&self) {}
-
-    /// SIGTERM, and stays away until [`start`](Self::start).
-    pub async fn stop(&self) {}
-
-    /// SIGSTOP.
-    pub fn pause(&self) {}
-
-    /// SIGCONT.
-    pub fn resume(&self) {}
-
-    /// Starts it again.
-    pub async fn start(&self) -> Result<()> {
-        bail!("not yet")
-    }
-
-    /// Its log so far.
-    pub fn log(&self) -> String {
-        String::new()
-    }
-
-    /// The address of its health and metrics endpoints.
-    pub fn url(&self) -> String {
-        String::new()
-    }
-}
-
-impl Cluster {
-    /// Starts it all and waits until every node is Ready and one controller leads.
-    pub async fn start(_options: ClusterOptions) -> Result<Self> {
-        bail!("not yet")
-    }
-
-    /// Where it keeps everything.
-    pub fn folder(&self) -> &Path {
-        Path::new("")
-    }
-
-    /// `kubectl` as administrator.
-    pub fn kubectl(&self) -> Kubectl {
-        loop {}
-    }
-
-    /// A client as administrator.
-    pub fn client(&self) -> Client {
-        loop {}
-    }
-
-    /// The control plane.
-    pub fn control_plane(&self) -> &ControlPlane {
-        loop {}
-    }
-
-    /// The control plane, to stop and start parts of it.
-    pub fn control_plane_mut(&mut self) -> &mut ControlPlane {
-        loop {}
-    }
-
-    /// The image server.
-    pub fn image_server(&self) -> &ImageServer {
-        loop {}
-    }
-
-    /// A node by name; an error names those that are there.
-    pub fn node(&self, _name: &str) -> Result<&Node> {
-        bail!("not yet")
-    }
-
-    /// All nodes.
-    pub fn nodes(&self) -> &[Node] {
-        &[]
-    }
-
-    /// Adds a node.
-    pub async fn add_node(&mut self, _options: NodeOptions) -> Result<&Node> {
-        bail!("not yet")
-    }
-
-    /// The controller's replicas.
-    pub fn controllers(&self) -> &[Controller] {
-        &[]
-    }
-
-    /// The image of a version.
-    pub fn image(&self, _version: &str) -> Result<&Image> {
-        bail!("not yet")
-    }
-
-    /// Makes a further image and serves it.
-    pub fn add_image(&mut self, _root: &RootFs) -> Result<&Image> {
-        bail!("not yet")
-    }
-
-    /// The text of a catalog of these images as served, the last one `stable`.
-    pub fn catalog(&self, _versions: &[&str]) -> Result<String> {
-        bail!("not yet")
-    }
-
-    /// Ends it all in order.
-    pub async fn stop(self) -> Result<()> {
-        bail!("not yet")
-    }
 }
 
 impl Default for ClusterOptions {
@@ -165,11 +57,271 @@ impl Default for ClusterOptions {
                 .collect(),
             version: "v1.34.1".into(),
             images: Vec::new(),
-            controllers: 1,
-            controller_arguments: Vec::new(),
-            node_monitor_grace: Duration::from_secs(12),
             image_size: 32 << 20,
             image_payload: 4 << 20,
+            controllers: 1,
+            controller_arguments: Vec::new(),
+            node_monitor_grace: Options::default().node_monitor_grace,
         }
+    }
+}
+
+/// A running cluster. Dropping it kills its processes and removes its folder;
+/// [`stop`](Self::stop) does so in order.
+pub struct Cluster {
+    // In the order in which they are to be dropped.
+    controllers: Vec<Controller>,
+    nodes: Vec<Node>,
+    image_server: ImageServer,
+    images: BTreeMap<String, Image>,
+    client: Client,
+    plane: ControlPlane,
+    options: ClusterOptions,
+    folder: Folder,
+}
+
+/// Where a cluster keeps everything.
+enum Folder {
+    Temporary(TempDir),
+    Given(PathBuf),
+}
+
+impl Folder {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Temporary(folder) => folder.path(),
+            Self::Given(folder) => folder,
+        }
+    }
+}
+
+impl Cluster {
+    /// Starts it all in a temporary folder, and returns when every node is Ready and has said which
+    /// version it runs.
+    pub async fn start(options: ClusterOptions) -> Result<Self> {
+        Self::build(
+            Folder::Temporary(scratch::folder("cluster")?),
+            options,
+            &mut |line| eprintln!("{line}"),
+        )
+        .await
+    }
+
+    /// The same in a folder of the caller's, which stays the caller's; `say` is told what is done.
+    pub async fn start_in(
+        folder: &Path,
+        options: ClusterOptions,
+        say: &mut impl FnMut(&str),
+    ) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Self::build(Folder::Given(folder.to_path_buf()), options, say).await
+    }
+
+    async fn build(
+        folder: Folder,
+        options: ClusterOptions,
+        say: &mut impl FnMut(&str),
+    ) -> Result<Self> {
+        let assets = Assets::find(&mut *say).await?;
+        say("starting etcd, kube-apiserver and kube-controller-manager");
+        let plane_options = Options {
+            node_monitor_grace: options.node_monitor_grace,
+        };
+        let plane =
+            ControlPlane::start(&assets, &folder.path().join("control-plane"), plane_options)
+                .await?;
+        say("installing the custom resources, roles and the agents' fence");
+        manifests::install(&plane.kubectl()).await?;
+        let mut cluster = Self {
+            controllers: Vec::new(),
+            nodes: Vec::new(),
+            image_server: ImageServer::start().await?,
+            images: BTreeMap::new(),
+            client: plane.client().await?,
+            plane,
+            options: ClusterOptions {
+                nodes: Vec::new(),
+                ..options.clone()
+            },
+            folder,
+        };
+        for version in std::iter::once(&options.version).chain(&options.images) {
+            say(&format!("making the image of {version}"));
+            cluster.add_image(&cluster.root_fs(version))?;
+        }
+        for number in 1..=options.controllers {
+            cluster
+                .start_controller(&format!("controller-{number}"))
+                .await?;
+        }
+        for node in options.nodes {
+            say(&format!("starting {}", node.name));
+            cluster.add_node(node).await?;
+        }
+        cluster.wait_observed().await?;
+        Ok(cluster)
+    }
+
+    /// Where it keeps everything.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// `kubectl` as administrator.
+    pub fn kubectl(&self) -> Kubectl {
+        self.plane.kubectl()
+    }
+
+    /// A client as administrator.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// The control plane.
+    pub fn control_plane(&self) -> &ControlPlane {
+        &self.plane
+    }
+
+    /// The control plane, to stop and start parts of it.
+    pub fn control_plane_mut(&mut self) -> &mut ControlPlane {
+        &mut self.plane
+    }
+
+    /// The image server.
+    pub fn image_server(&self) -> &ImageServer {
+        &self.image_server
+    }
+
+    /// A node by name.
+    pub fn node(&self, name: &str) -> Result<&Node> {
+        self.nodes
+            .iter()
+            .find(|node| node.name() == name)
+            .with_context(|| {
+                let names: Vec<_> = self.nodes.iter().map(Node::name).collect();
+                format!("there is no node {name}, only {}", names.join(", "))
+            })
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Adds a node with the version the cluster began with, and waits until it is Ready.
+    pub async fn add_node(&mut self, options: NodeOptions) -> Result<&Node> {
+        let folder = self.folder.path().join("nodes").join(&options.name);
+        let image = self.image(&self.options.version)?.clone();
+        let node = Node::start(&self.plane, &folder, &image, options).await?;
+        self.nodes.push(node);
+        self.nodes.last().context("the node just added is gone")
+    }
+
+    /// Waits until every node with an agent has said which version it runs.
+    pub async fn wait_observed(&self) -> Result<()> {
+        let api: Api<OSNode> = Api::all(self.client());
+        let outcome = wait::until("every node's OSNode", OBSERVED, || async {
+            let observed = api
+                .list(&ListParams::default())
+                .await
+                .context("cannot list OSNodes")?;
+            let knows = |node: &&Node| {
+                node.agent_pid().is_none()
+                    || observed.iter().any(|object| {
+                        object.metadata.name.as_deref() == Some(node.name())
+                            && object
+                                .status
+                                .as_ref()
+                                .is_some_and(|status| !status.version.is_empty())
+                    })
+            };
+            Ok(self.nodes.iter().all(|node| knows(&node)).then_some(()))
+        })
+        .await;
+        outcome.with_context(|| {
+            self.nodes.first().map_or_else(String::new, |node| {
+                format!("the log of its agent:\n{}", node.agent_log())
+            })
+        })
+    }
+
+    /// The controller's replicas.
+    pub fn controllers(&self) -> &[Controller] {
+        &self.controllers
+    }
+
+    /// Starts a further replica of the controller.
+    pub async fn start_controller(&mut self, identity: &str) -> Result<&Controller> {
+        let home = self.folder.path().join("controllers");
+        fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
+        let arguments = self.options.controller_arguments.clone();
+        let controller = Controller::start(&self.plane, home, identity, &arguments).await?;
+        self.controllers.push(controller);
+        self.controllers
+            .last()
+            .context("the controller just started is gone")
+    }
+
+    /// The image of a version.
+    pub fn image(&self, version: &str) -> Result<&Image> {
+        self.images.get(version).with_context(|| {
+            let known: Vec<_> = self.images.keys().map(String::as_str).collect();
+            format!(
+                "there is no image of {version}, only of {}",
+                known.join(", ")
+            )
+        })
+    }
+
+    /// The usual root file system of this cluster, for a version.
+    pub fn root_fs(&self, version: &str) -> RootFs {
+        RootFs {
+            size: self.options.image_size,
+            payload: self.options.image_payload,
+            ..RootFs::new(version)
+        }
+    }
+
+    /// Makes a further image and serves it, in place of one of the same version.
+    pub fn add_image(&mut self, root: &RootFs) -> Result<&Image> {
+        let folder = self.folder.path().join("images");
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let image = images::build(&folder, root)?;
+        self.image_server.publish_image(&image)?;
+        self.images.insert(root.version.clone(), image);
+        self.image(&root.version)
+    }
+
+    /// The path of a version's image on the image server.
+    pub fn image_path(&self, version: &str) -> Result<String> {
+        Ok(format!("/{}", self.image(version)?.file_name()))
+    }
+
+    /// The text of a catalog of these images as served, with the last one as `stable`.
+    pub fn catalog(&self, versions: &[&str]) -> Result<String> {
+        let entries = versions
+            .iter()
+            .map(|version| {
+                let image = self.image(version)?;
+                Ok((
+                    image,
+                    self.image_server.url(&format!("/{}", image.file_name())),
+                ))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(images::catalog(&entries, versions.last().copied(), &[]))
+    }
+
+    /// Ends it all in order.
+    pub async fn stop(self) -> Result<()> {
+        for controller in &self.controllers {
+            controller.stop_and_hold().await;
+        }
+        drop(self.controllers);
+        for node in self.nodes {
+            node.stop().await?;
+        }
+        self.plane.stop().await;
+        Ok(())
     }
 }
