@@ -5,6 +5,7 @@
 //! is hostile input and the answer travels back to its author: every bound is checked before
 //! memory is taken, and no message repeats what was fetched.
 
+mod config_map;
 mod error;
 mod parse;
 mod yaml;
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
+pub use config_map::{ConfigMapError, text_in};
 pub use error::{CatalogError, Position, Problem};
 
 use crate::{Sha256Digest, Version, digest::DigestError, version::VersionRequirement};

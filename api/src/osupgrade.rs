@@ -189,6 +189,21 @@ pub struct Rollout {
 }
 
 impl Rollout {
+    /// How many nodes may be unavailable at once, of this many selected. A share is rounded down;
+    /// the answer is at least 1, or a rollout could never move.
+    pub fn max_unavailable_of(&self, selected: usize) -> usize {
+        let wanted = match &self.max_unavailable {
+            IntOrString::Int(number) => usize::try_from(*number).unwrap_or(0),
+            IntOrString::String(share) => {
+                let percent = share
+                    .strip_suffix('%')
+                    .and_then(|p| p.parse::<usize>().ok());
+                selected.saturating_mul(percent.unwrap_or(0).min(100)) / 100
+            }
+        };
+        wanted.max(1)
+    }
+
     fn default_max_unavailable() -> IntOrString {
         IntOrString::Int(1)
     }
@@ -499,4 +514,30 @@ fn max_unavailable_schema(_: &mut SchemaGenerator) -> Schema {
             "message": "must be a number of at least 1, or \"1%\" to \"100%\""
         }]
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_rounded_down_and_never_nothing() {
+        let text = |share: &str| IntOrString::String(share.to_owned());
+        for (wanted, selected, expected) in [
+            (IntOrString::Int(3), 10, 3),
+            (IntOrString::Int(0), 10, 1),
+            (IntOrString::Int(-4), 10, 1),
+            (text("1%"), 10, 1),
+            (text("25%"), 10, 2),
+            (text("100%"), 10, 10),
+            (text("33%"), 10_000, 3_300),
+            (text("nonsense"), 10, 1),
+        ] {
+            let rollout = Rollout {
+                max_unavailable: wanted.clone(),
+                ..Rollout::default()
+            };
+            assert_eq!(rollout.max_unavailable_of(selected), expected, "{wanted:?}");
+        }
+    }
 }
