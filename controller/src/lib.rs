@@ -6,3 +6,4 @@
 
 pub mod decide;
 pub mod index;
+pub mod runtime;

@@ -17,7 +17,7 @@ pub enum Place<'a> {
     Drifted,
     /// It does not go.
     Refused(NodeRefusal),
-    /// Its attempt ended Failed, RolledBack or Cancelled.
+    /// Its attempt is over, and it is not on the target.
     Ended(&'a Progress),
     /// It was released, or has begun.
     Active(&'a Progress),

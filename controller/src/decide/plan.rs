@@ -412,7 +412,7 @@ impl<'a> Judge<'a, '_> {
     fn roll_out(&self, plan: &mut Plan) -> (Rollout, Vec<PinnedImage>) {
         let spec = &self.case.upgrade.object.spec;
         let tally = Tally::of(self.team);
-        let max = release::max_unavailable(&spec.rollout, self.team.len());
+        let max = spec.rollout.max_unavailable_of(self.team.len());
         let failures = tally.counts.rolled_back + tally.counts.failed - tally.cancelled;
         let image_changed = self.changed_images();
         let halted = failures > spec.rollout.max_failures;

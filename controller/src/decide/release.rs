@@ -1,26 +1,9 @@
 //! Who goes next.
 
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use monok8s_api::{osupgrade::Rollout, osupgradeprogress::Release};
+use monok8s_api::osupgradeprogress::Release;
 
 use super::place::{NodeCase, Place};
 use crate::index::Progress;
-
-/// How many nodes may be unavailable at once, of this many selected. A share is rounded down; the
-/// answer is at least 1, or a rollout could never move.
-pub fn max_unavailable(rollout: &Rollout, selected: usize) -> usize {
-    let wanted = match &rollout.max_unavailable {
-        IntOrString::Int(n) => usize::try_from(*n).unwrap_or(0),
-        IntOrString::String(share) => {
-            let percent: usize = share
-                .strip_suffix('%')
-                .and_then(|p| p.parse().ok())
-                .unwrap_or(0);
-            selected.saturating_mul(percent.min(100)) / 100
-        }
-    };
-    wanted.max(1)
-}
 
 /// How far a node is let at its turn. Here a node that has to be emptied first is to be let to
 /// `Stage`, and on to `Reboot` once it is empty.
@@ -77,29 +60,4 @@ pub fn choose<'a>(
         }
     }
     chosen
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_share_is_rounded_down_and_never_nothing() {
-        for (wanted, selected, expected) in [
-            (IntOrString::Int(3), 10, 3),
-            (IntOrString::Int(0), 10, 1),
-            (IntOrString::Int(-4), 10, 1),
-            (IntOrString::String("1%".into()), 10, 1),
-            (IntOrString::String("25%".into()), 10, 2),
-            (IntOrString::String("100%".into()), 10, 10),
-            (IntOrString::String("33%".into()), 10_000, 3_300),
-            (IntOrString::String("nonsense".into()), 10, 1),
-        ] {
-            let rollout = Rollout {
-                max_unavailable: wanted.clone(),
-                ..Rollout::default()
-            };
-            assert_eq!(max_unavailable(&rollout, selected), expected, "{wanted:?}");
-        }
-    }
 }

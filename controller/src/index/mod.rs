@@ -106,7 +106,7 @@ impl Index {
     pub fn remove_progress(&mut self, name: &str, uid: &str) -> Effect {
         let removed = self.progresses.remove(name, uid);
         if let Some(removed) = &removed {
-            self.unlink(&removed.node_name().to_owned(), name);
+            self.unlink(removed.node_name(), name);
         }
         Effect::of(removed.is_some())
     }
@@ -199,7 +199,7 @@ impl Index {
     /// The listing of progresses is complete.
     pub fn finish_progresses(&mut self) {
         for (name, gone) in self.progresses.finish_listing() {
-            self.unlink(&gone.node_name().to_owned(), &name);
+            self.unlink(gone.node_name(), &name);
         }
     }
     /// The watch of nodes begins anew.

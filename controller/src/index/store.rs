@@ -87,9 +87,14 @@ impl<T> Store<T> {
     /// (If it is gone although we wrote it, the watch that follows says so.)
     pub(super) fn finish_listing(&mut self) -> Vec<(String, T)> {
         let current = self.listing;
-        self.entries
-            .extract_if(.., |_, e| e.listing != current)
-            .map(|(name, e)| (name, e.item))
+        let gone: Vec<String> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| e.listing != current)
+            .map(|(name, _)| name.clone())
+            .collect();
+        gone.into_iter()
+            .filter_map(|name| Some((name.clone(), self.entries.remove(&name)?.item)))
             .collect()
     }
 

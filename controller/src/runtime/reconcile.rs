@@ -1,0 +1,112 @@
+//! The loop: look, decide, act, wait.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    catalog_source::Catalogs,
+    metrics::Metrics,
+    watches::Shared,
+    writer::{Outcome, Writer},
+};
+use crate::decide::{Settings, plan};
+
+/// Changes that arrive this close together are planned for at once.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// Pause after a conflict: the watch is about to show what was missed.
+const AFTER_CONFLICT: Duration = Duration::from_millis(500);
+/// Pause after the first error; it doubles with every further one.
+const AFTER_ERROR: Duration = Duration::from_secs(1);
+/// Longest pause after errors.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What the leader runs.
+pub(super) struct Reconciler {
+    pub(super) shared: Arc<Shared>,
+    pub(super) settings: Settings,
+    pub(super) catalogs: Catalogs,
+    pub(super) writer: Writer,
+    pub(super) metrics: Metrics,
+    pub(super) stop: CancellationToken,
+}
+
+impl Reconciler {
+    /// Reconciles until stopped.
+    pub(super) async fn run(mut self) {
+        let stop = self.stop.clone();
+        stop.run_until_cancelled(self.catch_up()).await;
+        let mut failures = 0;
+        while !stop.is_cancelled() {
+            let now = self.shared.now();
+            let plan = self.shared.read(|index| {
+                self.metrics.observe(index);
+                plan::plan(index, &self.settings, now)
+            });
+            let took = self.shared.now().clock.saturating_sub(now.clock);
+            self.metrics.planned(took, now.clock);
+
+            let next_reading = self.catalogs.request(&plan.readings);
+            let look_again_at = plan.look_again_at.into_iter().chain(next_reading).min();
+            let more = plan.more;
+
+            let began = self.shared.now().clock;
+            let outcome = self.writer.act(plan).await;
+            let took = self.shared.now().clock.saturating_sub(began);
+            self.metrics.acted(took);
+
+            failures = if outcome.errors > 0 { failures + 1 } else { 0 };
+            let pause = pause(outcome, failures);
+            let wait = self.wait(pause, look_again_at.filter(|_| !more), more);
+            stop.run_until_cancelled(wait).await;
+        }
+    }
+
+    async fn catch_up(&mut self) {
+        let mut failures = 0;
+        while let Err(error) = self.writer.catch_up().await {
+            tracing::warn!(%error, "cannot list the progresses; trying again");
+            failures += 1;
+            sleep(backoff(failures)).await;
+        }
+    }
+
+    /// Waits for the pause, then for whatever comes first: a change, the end of a catalog's
+    /// reading, a point in time.
+    async fn wait(&mut self, pause: Duration, until: Option<Duration>, at_once: bool) {
+        sleep(pause).await;
+        if at_once {
+            return;
+        }
+        let now = self.shared.now().clock;
+        let alarm = async {
+            match until {
+                Some(at) => sleep(at.saturating_sub(now)).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.shared.changed() => sleep(DEBOUNCE).await,
+            () = self.catalogs.finished() => {}
+            () = alarm => {}
+        }
+    }
+}
+
+fn pause(outcome: Outcome, failures: u32) -> Duration {
+    if outcome.errors > 0 {
+        backoff(failures)
+    } else if outcome.conflicts > 0 {
+        AFTER_CONFLICT
+    } else {
+        Duration::ZERO
+    }
+}
+
+fn backoff(failures: u32) -> Duration {
+    let pause = AFTER_ERROR * 2_u32.saturating_pow(failures.saturating_sub(1).min(10));
+    pause
+        .min(LONGEST_PAUSE)
+        .mul_f64(rand::random_range(0.5..=1.0))
+}

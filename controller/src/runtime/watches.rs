@@ -1,0 +1,248 @@
+//! Four watches that keep the index up to date.
+
+use std::{
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use jiff::Timestamp;
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    runtime::{WatchStreamExt as _, watcher},
+};
+use monok8s_api::{OSNode, OSUpgrade, OSUpgradeProgress};
+use monok8s_telemetry::server::Readiness;
+use serde::de::DeserializeOwned;
+use tokio::{
+    sync::{Notify, oneshot},
+    task::JoinSet,
+};
+
+use super::{clock::Clock, metrics::Metrics};
+use crate::{
+    decide::Moment,
+    index::{Effect, Index, NodeObject},
+};
+
+/// The index, shared by those that feed it and the loop that plans over it.
+#[derive(Debug)]
+pub(super) struct Shared {
+    index: Mutex<Index>,
+    changed: Notify,
+    clock: Clock,
+}
+
+impl Shared {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self {
+            index: Mutex::default(),
+            changed: Notify::new(),
+            clock,
+        }
+    }
+
+    pub(super) fn now(&self) -> Moment {
+        Moment {
+            clock: self.clock.now(),
+            wall: Timestamp::now(),
+        }
+    }
+
+    /// Reads the index. Never held across an await.
+    pub(super) fn read<R>(&self, read: impl FnOnce(&Index) -> R) -> R {
+        read(&self.index.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Amends the index and wakes the loop when that can change a plan.
+    pub(super) fn amend(&self, amend: impl FnOnce(&mut Index, Duration) -> Effect) {
+        let clock = self.clock.now();
+        let effect = amend(
+            &mut self.index.lock().unwrap_or_else(PoisonError::into_inner),
+            clock,
+        );
+        if effect == Effect::Relevant {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits until a plan may come out differently.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+/// A kind that the index keeps.
+trait Kept: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static {
+    const RESOURCE: &'static str;
+    fn begin(index: &mut Index);
+    fn apply(self, index: &mut Index, clock: Duration) -> Effect;
+    fn remove(&self, index: &mut Index) -> Effect;
+    fn finish(index: &mut Index);
+}
+
+impl Kept for OSUpgrade {
+    const RESOURCE: &'static str = "osupgrades";
+    fn begin(index: &mut Index) {
+        index.begin_upgrades();
+    }
+    fn apply(self, index: &mut Index, _: Duration) -> Effect {
+        index.apply_upgrade(self)
+    }
+    fn remove(&self, index: &mut Index) -> Effect {
+        index.remove_upgrade(self)
+    }
+    fn finish(index: &mut Index) {
+        index.finish_upgrades();
+    }
+}
+
+impl Kept for OSUpgradeProgress {
+    const RESOURCE: &'static str = "osupgradeprogresses";
+    fn begin(index: &mut Index) {
+        index.begin_progresses();
+    }
+    fn apply(self, index: &mut Index, clock: Duration) -> Effect {
+        index.apply_progress(self, clock)
+    }
+    fn remove(&self, index: &mut Index) -> Effect {
+        index.remove_progress(&self.name_any(), &self.uid().unwrap_or_default())
+    }
+    fn finish(index: &mut Index) {
+        index.finish_progresses();
+    }
+}
+
+impl Kept for NodeObject {
+    const RESOURCE: &'static str = "nodes";
+    fn begin(index: &mut Index) {
+        index.begin_nodes();
+    }
+    fn apply(self, index: &mut Index, _: Duration) -> Effect {
+        index.apply_node(self)
+    }
+    fn remove(&self, index: &mut Index) -> Effect {
+        index.remove_node(self)
+    }
+    fn finish(index: &mut Index) {
+        index.finish_nodes();
+    }
+}
+
+impl Kept for OSNode {
+    const RESOURCE: &'static str = "osnodes";
+    fn begin(index: &mut Index) {
+        index.begin_reports();
+    }
+    fn apply(self, index: &mut Index, _: Duration) -> Effect {
+        index.apply_report(self)
+    }
+    fn remove(&self, index: &mut Index) -> Effect {
+        index.remove_report(self)
+    }
+    fn finish(index: &mut Index) {
+        index.finish_reports();
+    }
+}
+
+/// The running watches. Dropping this ends them.
+pub(super) struct Watches {
+    synced: Vec<oneshot::Receiver<()>>,
+    tasks: JoinSet<()>,
+}
+
+impl Watches {
+    /// Begins to watch. `readiness` tells each kind that has not been listed yet.
+    pub(super) fn start(
+        client: &Client,
+        shared: &Arc<Shared>,
+        readiness: &Readiness,
+        metrics: &Metrics,
+    ) -> Self {
+        let mut watches = Self {
+            synced: Vec::new(),
+            tasks: JoinSet::new(),
+        };
+        watches.add::<OSUpgrade>(client, shared, readiness, metrics);
+        watches.add::<OSUpgradeProgress>(client, shared, readiness, metrics);
+        watches.add::<NodeObject>(client, shared, readiness, metrics);
+        watches.add::<OSNode>(client, shared, readiness, metrics);
+        watches
+    }
+
+    fn add<K: Kept>(
+        &mut self,
+        client: &Client,
+        shared: &Arc<Shared>,
+        readiness: &Readiness,
+        metrics: &Metrics,
+    ) {
+        let gate = readiness.gate(K::RESOURCE);
+        let (done, synced) = oneshot::channel();
+        let on_sync = move || {
+            gate.open();
+            done.send(()).ok();
+        };
+        self.synced.push(synced);
+        let feed = feed::<K>(
+            Api::all(client.clone()),
+            shared.clone(),
+            on_sync,
+            metrics.clone(),
+        );
+        self.tasks.spawn(feed);
+    }
+
+    /// Waits until every kind has been listed once.
+    pub(super) async fn synced(&mut self) {
+        for synced in self.synced.drain(..) {
+            synced.await.ok();
+        }
+    }
+}
+
+async fn feed<K: Kept>(
+    api: Api<K>,
+    shared: Arc<Shared>,
+    on_sync: impl FnOnce() + Send,
+    metrics: Metrics,
+) {
+    let mut on_sync = Some(on_sync);
+    let mut events = watcher(api, watcher::Config::default())
+        .default_backoff()
+        .boxed();
+    loop {
+        match events.try_next().await {
+            Ok(Some(event)) => {
+                let done = matches!(event, watcher::Event::InitDone);
+                shared.amend(|index, clock| take(event, index, clock));
+                if done && let Some(on_sync) = on_sync.take() {
+                    on_sync();
+                }
+            }
+            Ok(None) => return,
+            Err(error) => {
+                metrics.watch_broke(K::RESOURCE);
+                tracing::warn!(resource = K::RESOURCE, %error, "a watch broke off and begins anew");
+            }
+        }
+    }
+}
+
+fn take<K: Kept>(event: watcher::Event<K>, index: &mut Index, clock: Duration) -> Effect {
+    match event {
+        watcher::Event::Init => {
+            K::begin(index);
+            Effect::None
+        }
+        watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
+            object.apply(index, clock)
+        }
+        watcher::Event::Delete(object) => object.remove(index),
+        watcher::Event::InitDone => {
+            K::finish(index);
+            Effect::Relevant
+        }
+    }
+}

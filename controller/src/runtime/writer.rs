@@ -1,0 +1,374 @@
+//! Carries out a plan.
+//!
+//! Every write has a precondition: what it was decided on. A write that fails on it means that the
+//! index was behind; nothing is repeated blindly, the next plan decides anew.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use futures::{StreamExt as _, stream};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+};
+use monok8s_api::{
+    API_VERSION, CONTROLLER_MANAGER, OSUpgrade, OSUpgradeProgress, osupgrade::Download,
+};
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::{events::Publisher, lease::Leadership, metrics::Metrics, watches::Shared};
+use crate::decide::plan::{Amendment, Deletion, Plan, StatusWrite};
+
+/// How many writes are under way at once.
+const AT_ONCE: usize = 8;
+/// How long one request may take.
+const LIMIT: Duration = Duration::from_secs(15);
+/// Page size of the listing that a new leader begins with.
+const PAGE: u32 = 500;
+
+/// How a plan went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Outcome {
+    /// Writes that failed because the index was behind.
+    pub(super) conflicts: usize,
+    /// Writes that failed for another reason.
+    pub(super) errors: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    #[error("this process does not lead any more, or is about to end")]
+    NotLeading,
+    #[error("somebody was faster: {0}")]
+    Conflict(String),
+    #[error("the API server refuses: {0}")]
+    Refused(String),
+    #[error("no answer within {} s; whether it was written is not known", LIMIT.as_secs())]
+    Slow,
+    #[error("whether it was written is not known: {0}")]
+    Unclear(kube::Error),
+}
+
+impl WriteError {
+    fn result(&self) -> &'static str {
+        match self {
+            Self::NotLeading => "not_leading",
+            Self::Conflict(_) => "conflict",
+            Self::Refused(_) => "refused",
+            Self::Slow => "timeout",
+            Self::Unclear(_) => "error",
+        }
+    }
+}
+
+impl From<kube::Error> for WriteError {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            // Not there any more, there already, or another version of it.
+            kube::Error::Api(status) if matches!(status.code, 404 | 409 | 410) => {
+                Self::Conflict(status.message)
+            }
+            kube::Error::Api(status) if (400..500).contains(&status.code) => {
+                Self::Refused(status.message)
+            }
+            other => Self::Unclear(other),
+        }
+    }
+}
+
+/// Writes what was planned.
+pub(super) struct Writer {
+    upgrades: Api<OSUpgrade>,
+    progresses: Api<OSUpgradeProgress>,
+    publisher: Publisher,
+    shared: Arc<Shared>,
+    leadership: Leadership,
+    stop: CancellationToken,
+    metrics: Metrics,
+    /// Progresses whose state is not known for certain, because a write to them failed. Nothing is
+    /// released until they have been looked at.
+    unsure: BTreeSet<String>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        client: &Client,
+        publisher: Publisher,
+        shared: Arc<Shared>,
+        leadership: Leadership,
+        stop: CancellationToken,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            upgrades: Api::all(client.clone()),
+            progresses: Api::all(client.clone()),
+            publisher,
+            shared,
+            leadership,
+            stop,
+            metrics,
+            unsure: BTreeSet::new(),
+        }
+    }
+
+    /// Reads all progresses from the API server itself. The leader before may have written what
+    /// the watch has not shown yet; from here on this process knows every place given out.
+    pub(super) async fn catch_up(&self) -> kube::Result<()> {
+        let mut params = kube::api::ListParams::default().limit(PAGE);
+        loop {
+            let page = self.progresses.list(&params).await?;
+            let next = page.metadata.continue_.clone().filter(|c| !c.is_empty());
+            for progress in page.items {
+                self.shared
+                    .amend(|index, clock| index.apply_progress(progress, clock));
+            }
+            match next {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Carries out a plan, in its order; stops early when this process must not write any more.
+    pub(super) async fn act(&mut self, plan: Plan) -> Outcome {
+        let mut outcome = Outcome::default();
+        for write in plan.statuses {
+            let told = self.write_status(&write).await;
+            let upgrade = write.upgrade.name_any();
+            if self.record("status", &upgrade, told, &mut outcome) {
+                for notice in &write.notices {
+                    self.publisher.publish(notice).await;
+                }
+            }
+        }
+        self.each("delete", plan.deletions, &mut outcome, async |writer, d| {
+            (d.name.clone(), writer.delete(&d).await)
+        })
+        .await;
+        self.each("amend", plan.amendments, &mut outcome, async |writer, a| {
+            (a.name.clone(), writer.amend(&a).await)
+        })
+        .await;
+        if self.look_again().await {
+            self.release(plan.releases, &mut outcome).await;
+        } else {
+            outcome.errors += 1;
+        }
+        self.each("create", plan.creations, &mut outcome, async |writer, p| {
+            (p.name_any(), writer.create(&p).await)
+        })
+        .await;
+        for notice in &plan.notices {
+            if self.may_write() {
+                self.publisher.publish(notice).await;
+            }
+        }
+        outcome
+    }
+
+    fn may_write(&self) -> bool {
+        self.leadership.holds() && !self.stop.is_cancelled()
+    }
+
+    async fn each<T>(
+        &self,
+        kind: &'static str,
+        items: Vec<T>,
+        outcome: &mut Outcome,
+        write: impl AsyncFn(&Self, T) -> (String, Result<(), WriteError>),
+    ) {
+        let mut results = stream::iter(items)
+            .map(|item| write(self, item))
+            .buffer_unordered(AT_ONCE);
+        while let Some((name, result)) = results.next().await {
+            self.record(kind, &name, result, outcome);
+        }
+    }
+
+    /// Releases one after the other. The first that fails ends it: the index was behind, and so
+    /// may be the count of places that the rest rests on.
+    async fn release(&mut self, releases: Vec<Amendment>, outcome: &mut Outcome) {
+        for release in releases {
+            let result = self.amend(&release).await;
+            if result.is_ok() {
+                tracing::info!(progress = release.name, gate = ?release.release, "released");
+            } else {
+                self.unsure.insert(release.name.clone());
+            }
+            if !self.record("release", &release.name, result, outcome) {
+                return;
+            }
+        }
+    }
+
+    fn record(
+        &self,
+        kind: &'static str,
+        name: &str,
+        result: Result<(), WriteError>,
+        outcome: &mut Outcome,
+    ) -> bool {
+        let Err(error) = result else {
+            self.metrics.wrote(kind, "ok");
+            return true;
+        };
+        self.metrics.wrote(kind, error.result());
+        match error {
+            WriteError::NotLeading => {}
+            WriteError::Conflict(_) => {
+                outcome.conflicts += 1;
+                tracing::debug!(kind, name, %error, "not written");
+            }
+            WriteError::Refused(_) | WriteError::Slow | WriteError::Unclear(_) => {
+                outcome.errors += 1;
+                tracing::warn!(kind, name, %error, "not written");
+            }
+        }
+        false
+    }
+
+    async fn request<T>(
+        &self,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, WriteError> {
+        if !self.may_write() {
+            return Err(WriteError::NotLeading);
+        }
+        match timeout(LIMIT, request).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(WriteError::Slow),
+        }
+    }
+
+    async fn write_status(&self, write: &StatusWrite) -> Result<(), WriteError> {
+        let name = write.upgrade.name_any();
+        let body = json!({
+            "apiVersion": API_VERSION,
+            "kind": "OSUpgrade",
+            "metadata": {
+                "name": name,
+                "uid": write.upgrade.uid(),
+                "resourceVersion": write.upgrade.resource_version(),
+            },
+            "status": write.status,
+        });
+        let params = PatchParams::apply(CONTROLLER_MANAGER).force();
+        let patch = Patch::Apply(&body);
+        let written = self
+            .request(self.upgrades.patch_status(&name, &params, &patch))
+            .await?;
+        self.shared.amend(|index, _| index.apply_upgrade(written));
+        Ok(())
+    }
+
+    async fn delete(&self, deletion: &Deletion) -> Result<(), WriteError> {
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(deletion.uid.clone()),
+                resource_version: Some(deletion.resource_version.clone()),
+            }),
+            ..DeleteParams::background()
+        };
+        self.request(self.progresses.delete(&deletion.name, &params))
+            .await?;
+        tracing::info!(progress = deletion.name, why = ?deletion.why, "deleted");
+        self.shared
+            .amend(|index, _| index.remove_progress(&deletion.name, &deletion.uid));
+        Ok(())
+    }
+
+    async fn amend(&self, amendment: &Amendment) -> Result<(), WriteError> {
+        let mut spec = serde_json::Map::new();
+        if let Some(release) = amendment.release {
+            spec.insert("release".to_owned(), json!(release));
+        }
+        if let Some(download) = &amendment.download {
+            spec.insert("download".to_owned(), whole(download));
+        }
+        let body = json!({
+            "metadata": {
+                "uid": amendment.uid,
+                "resourceVersion": amendment.resource_version,
+            },
+            "spec": spec,
+        });
+        let params = PatchParams {
+            field_manager: Some(CONTROLLER_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(&body);
+        let written = self
+            .request(self.progresses.patch(&amendment.name, &params, &patch))
+            .await?;
+        self.shared
+            .amend(|index, clock| index.apply_progress(written, clock));
+        Ok(())
+    }
+
+    async fn create(&self, progress: &OSUpgradeProgress) -> Result<(), WriteError> {
+        let params = PostParams {
+            field_manager: Some(CONTROLLER_MANAGER.to_owned()),
+            ..PostParams::default()
+        };
+        let written = self
+            .request(self.progresses.create(&params, progress))
+            .await?;
+        self.shared
+            .amend(|index, clock| index.apply_progress(written, clock));
+        Ok(())
+    }
+
+    /// Looks at what is not known for certain; false when that did not succeed.
+    async fn look_again(&mut self) -> bool {
+        while let Some(name) = self.unsure.first().cloned() {
+            let known = self
+                .shared
+                .read(|index| index.progress(&name).and_then(|p| p.object.uid()));
+            match self.request(self.progresses.get_opt(&name)).await {
+                Ok(Some(progress)) => self
+                    .shared
+                    .amend(|index, clock| index.apply_progress(progress, clock)),
+                Ok(None) => self
+                    .shared
+                    .amend(|index, _| index.remove_progress(&name, &known.unwrap_or_default())),
+                Err(error) => {
+                    tracing::warn!(progress = name, %error, "cannot be looked at; nothing is released");
+                    return false;
+                }
+            }
+            self.unsure.remove(&name);
+        }
+        true
+    }
+}
+
+/// Download settings with every field, absent ones as null: a merge patch keeps what it does not
+/// name.
+fn whole(download: &Download) -> Value {
+    json!({
+        "maxBytesPerSecond": download.max_bytes_per_second,
+        "retryFor": download.retry_for,
+        "credentials": download.credentials,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_merge_patch_names_every_download_field() {
+        let schema = serde_json::to_value(Download {
+            max_bytes_per_second: Some(1),
+            credentials: Some("c".into()),
+            ..Download::default()
+        })
+        .unwrap();
+        let patch = whole(&Download::default());
+        for field in schema.as_object().unwrap().keys() {
+            assert!(patch.get(field).is_some(), "{field}");
+        }
+        assert_eq!(patch["credentials"], Value::Null);
+    }
+}
