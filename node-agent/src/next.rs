@@ -116,8 +116,12 @@ pub struct System {
     pub active: SlotName,
     /// Its version as written in its os-release; empty when that has none.
     pub version: String,
-    /// The slot that the boot loader starts unless told otherwise, when it says so.
+    /// The slot that the boot loader starts unless told otherwise: the one it names when that is bootable, else the
+    /// other one. `None` when it starts neither, or does not say.
     pub default: Option<SlotName>,
+    /// The boot loader names the running slot as its default and takes it for bootable, so that it is what every
+    /// fallback finds.
+    pub settled: bool,
     /// The slot that it starts once, next time.
     pub trial: Option<SlotName>,
 }
@@ -307,6 +311,8 @@ fn report(attempt: &Attempt, view: &View) -> Action {
 /// What one progress asks for while nothing is under way.
 fn turn(p: &Progress, attempt: Option<&Attempt>, machine: &Machine) -> Option<Action> {
     let uid = p.uid.clone();
+    // Told while the record could not be written: then the object knows of a later attempt.
+    let attempt = attempt.filter(|a| p.attempt <= a.number);
     let ended = match attempt {
         Some(a) => a.end.as_ref().map(|end| &end.phase),
         None => p.phase.is_terminal().then_some(&p.phase),
@@ -348,7 +354,7 @@ fn after_end(p: &Progress, attempt: Option<&Attempt>, phase: &ProgressPhase) -> 
             (false, None) => None,
         };
     }
-    let differs = attempt.is_some_and(|a| p.phase != *phase && p.attempt <= a.number);
+    let differs = attempt.is_some() && p.phase != *phase;
     differs.then_some(Action::Report { uid })
 }
 

@@ -150,7 +150,8 @@ pub struct Switch {
     /// ID of the boot in which it was made.
     #[serde(rename = "bootID")]
     pub boot_id: String,
-    /// The boot loader has taken it. Without this it was about to be made.
+    /// The boot loader has taken it, or it was taken back: it is not made again. Without this it was about to be made,
+    /// and the boot loader's variables tell whether it was.
     #[serde(default)]
     pub done: bool,
 }

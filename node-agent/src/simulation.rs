@@ -1,0 +1,887 @@
+//! The executor on a simulated machine and API server, killed before and after every effect.
+//!
+//! The property: whatever sequence of kills, power cuts, outages and people's changes, an attempt switches at most
+//! once, asks for at most two reboots, never writes to what may boot, never reports Completed on the old slot, and
+//! ends; and the machine boots a whole system at every moment.
+
+use std::{
+    cell::{Ref, RefCell, RefMut},
+    collections::{BTreeMap, BTreeSet},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    pin::pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
+
+use k8s_openapi::jiff::Timestamp;
+use monok8s_api::{
+    OSUpgradeProgress, OSUpgradeProgressStatus,
+    osupgradeprogress::{ImageRef, Release},
+    reason::{FailureReason, ProgressPhase, SlotState},
+};
+use monok8s_boot::SlotName;
+use proptest::prelude::*;
+
+use crate::{
+    effects::{Away, Choice, Effects, Job, NoChoice, Opened, Reply, Written},
+    executor::{Executor, Flow},
+    next::{Machine, Progress, RebootWatch, System, View},
+    record::{Attempt, Proof, Record, SlotRecord, Trouble},
+    status::{self, Here, Live},
+};
+
+const OLD: &str = "v1.35.0";
+const NEW: &str = "v1.35.1";
+
+/// What a slot holds.
+#[derive(Clone, Debug, PartialEq)]
+struct Content {
+    version: &'static str,
+    whole: bool,
+    /// Whether it comes up when booted.
+    boots: bool,
+}
+
+/// Variables as the shipped grub.cfg keeps them.
+#[derive(Clone, Debug)]
+struct Loader {
+    default: SlotName,
+    trial: Option<SlotName>,
+    ok: BTreeMap<SlotName, bool>,
+}
+
+impl Loader {
+    /// What is started without a trial.
+    fn effective(&self) -> Option<SlotName> {
+        [self.default, self.default.other()]
+            .into_iter()
+            .find(|s| self.ok[s])
+    }
+}
+
+/// Something that does not work for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    ApiAway,
+    DiskFull,
+    WriteFails,
+    ImagePanics,
+    ImageLies,
+    LoaderFails,
+    LoaderLies,
+    SlotsUnclear,
+    RebootRefused,
+}
+
+#[derive(Debug)]
+struct World {
+    disk: Option<String>,
+    loader: Loader,
+    slots: BTreeMap<SlotName, Content>,
+    running: SlotName,
+    boot: u32,
+    power: bool,
+    objects: BTreeMap<String, OSUpgradeProgress>,
+    faults: BTreeSet<Fault>,
+    revision: u32,
+    /// Effects until the process is killed.
+    fuse: Option<u32>,
+    /// A cancel, seen by the writer between two chunks.
+    stop_writes: bool,
+    /// (uid, attempt) of every effective switch, and the boots in which a reboot was asked for.
+    switches: Vec<(String, i32)>,
+    reboots: BTreeMap<(String, i32), BTreeSet<u32>>,
+    violations: Vec<String>,
+}
+
+/// The payload of a kill.
+struct Killed;
+
+#[derive(Clone, Debug)]
+struct Sim {
+    world: Rc<RefCell<World>>,
+    reboot: RebootWatch,
+}
+
+impl World {
+    fn new() -> Self {
+        let content = |version| Content {
+            version,
+            whole: true,
+            boots: true,
+        };
+        Self {
+            disk: None,
+            loader: Loader {
+                default: SlotName::A,
+                trial: None,
+                ok: SlotName::BOTH.into_iter().map(|s| (s, true)).collect(),
+            },
+            slots: BTreeMap::from([
+                (SlotName::A, content(OLD)),
+                (SlotName::B, content("v1.34.9")),
+            ]),
+            running: SlotName::A,
+            boot: 1,
+            power: true,
+            objects: BTreeMap::new(),
+            faults: BTreeSet::new(),
+            revision: 0,
+            fuse: None,
+            stop_writes: false,
+            switches: Vec::new(),
+            reboots: BTreeMap::new(),
+            violations: Vec::new(),
+        }
+    }
+
+    fn fails(&self, fault: Fault) -> bool {
+        self.faults.contains(&fault)
+    }
+
+    fn boot_id(&self) -> String {
+        format!("boot-{}", self.boot)
+    }
+
+    /// What grub.cfg does; a trial that does not come up is reset by the watchdog.
+    fn firmware(&mut self) {
+        self.boot += 1;
+        if let Some(slot) = self.loader.trial.take()
+            && self.loader.ok[&slot]
+        {
+            if !self.slots[&slot].whole {
+                self.violations
+                    .push(format!("trial of half-written slot {slot}"));
+            }
+            if self.slots[&slot].boots {
+                self.running = slot;
+                return;
+            }
+            self.boot += 1;
+        }
+        match self.loader.effective() {
+            Some(slot) if self.slots[&slot].whole => self.running = slot,
+            other => self.violations.push(format!("nothing bootable: {other:?}")),
+        }
+    }
+
+    fn add(&mut self, uid: &str, owned: bool, release: Release) {
+        self.revision += 1;
+        let owner = serde_json::json!([{"apiVersion": "monok8s.io/v1alpha1", "kind": "OSUpgrade", "name": "u",
+                                        "uid": "uu", "controller": true}]);
+        let object = serde_json::json!({
+            "apiVersion": "monok8s.io/v1alpha1",
+            "kind": "OSUpgradeProgress",
+            "metadata": {"name": uid, "uid": uid, "ownerReferences": if owned { owner } else { serde_json::json!([]) }},
+            "spec": {"sourceRef": {"name": "u"}, "nodeName": "n", "release": release,
+                     "image": {"version": NEW, "url": "http://x/i?key=1", "checksum": format!("sha256:{:064}", 0)}},
+        });
+        self.objects
+            .insert(uid.to_owned(), serde_json::from_value(object).unwrap());
+    }
+
+    fn record(&self) -> Option<Record> {
+        self.disk.as_ref().map(|t| serde_json::from_str(t).unwrap())
+    }
+
+    fn under_way(&self) -> Option<Attempt> {
+        self.record()?.under_way().cloned()
+    }
+
+    /// The API server takes a status.
+    fn take_status(&mut self, uid: &str, status: OSUpgradeProgressStatus) {
+        if status.phase == ProgressPhase::Completed {
+            let good =
+                self.slots[&self.running].version == NEW && self.loader.default == self.running;
+            if !good {
+                self.violations
+                    .push(format!("Completed while {:?} runs", self.running));
+            }
+        }
+        if let Some(object) = self.objects.get_mut(uid) {
+            object.status = Some(status);
+        }
+    }
+}
+
+impl Sim {
+    fn w(&self) -> RefMut<'_, World> {
+        self.world.borrow_mut()
+    }
+
+    /// One effect: the process may be killed before it or after it.
+    fn effect<T>(&self, effect: impl FnOnce(&mut World) -> T) -> T {
+        self.burn();
+        let result = effect(&mut self.w());
+        self.burn();
+        result
+    }
+
+    fn burn(&self) {
+        let mut w = self.w();
+        if let Some(fuse) = &mut w.fuse {
+            if *fuse == 0 {
+                w.fuse = None;
+                drop(w);
+                resume_unwind(Box::new(Killed));
+            }
+            *fuse -= 1;
+        }
+    }
+
+    fn loader(&self, change: impl FnOnce(&mut World)) -> Result<(), Trouble> {
+        self.effect(|w| {
+            if w.fails(Fault::LoaderFails) {
+                return Err(Trouble::new(
+                    FailureReason::BootSwitchFailed,
+                    "grubenv is read-only",
+                ));
+            }
+            change(w);
+            if w.fails(Fault::LoaderLies) {
+                return Err(Trouble::new(
+                    FailureReason::BootSwitchFailed,
+                    "read back differs",
+                ));
+            }
+            Ok(())
+        })
+    }
+}
+
+impl Effects for Sim {
+    fn now(&self) -> Timestamp {
+        Timestamp::UNIX_EPOCH
+    }
+
+    fn load(&mut self) -> Result<Option<Record>, Trouble> {
+        Ok(self.w().record())
+    }
+
+    fn save(&mut self, record: &Record) -> Result<(), Trouble> {
+        let text = serde_json::to_string(record).unwrap();
+        self.effect(|w| {
+            if w.fails(Fault::DiskFull) {
+                return Err(Trouble::new(FailureReason::StateNotPersistent, "disk full"));
+            }
+            w.disk = Some(text);
+            Ok(())
+        })
+    }
+
+    async fn machine(&mut self) -> Machine {
+        let w = self.w();
+        Machine {
+            boot_id: w.boot_id(),
+            node_uid: Some("node".to_owned()),
+            system: if w.fails(Fault::SlotsUnclear) {
+                Err(Trouble::new(
+                    FailureReason::SlotAmbiguous,
+                    "two partitions are called A",
+                ))
+            } else {
+                Ok(System {
+                    active: w.running,
+                    version: w.slots[&w.running].version.to_owned(),
+                    default: w.loader.effective(),
+                    settled: w.loader.default == w.running && w.loader.ok[&w.running],
+                    trial: w.loader.trial,
+                })
+            },
+        }
+    }
+
+    fn look_into(&mut self, slot: SlotName) -> SlotRecord {
+        SlotRecord {
+            state: SlotState::Unknown,
+            version: self.w().slots[&slot].version.to_owned(),
+            checksum: String::new(),
+        }
+    }
+
+    fn mark_unbootable(&mut self, slot: SlotName) -> Result<(), Trouble> {
+        self.loader(|w| {
+            w.loader.ok.insert(slot, false);
+            w.loader.trial = w.loader.trial.filter(|t| *t != slot);
+        })
+    }
+
+    fn try_once(&mut self, slot: SlotName) -> Result<(), Trouble> {
+        let attempt = self.w().under_way().unwrap();
+        self.loader(|w| {
+            let content = w.slots[&slot].clone();
+            if slot == w.running || !content.whole || content.version != NEW {
+                w.violations.push(format!("switch to {content:?}"));
+            }
+            w.loader.ok.insert(slot, true);
+            w.loader.trial = Some(slot);
+            w.switches.push((attempt.uid, attempt.number));
+        })
+    }
+
+    fn mark_good(&mut self, slot: SlotName) -> Result<(), Trouble> {
+        self.loader(|w| {
+            if w.running != slot {
+                w.violations
+                    .push(format!("{slot} marked good while {} runs", w.running));
+            }
+            w.loader.ok.insert(slot, true);
+            w.loader.default = slot;
+            w.loader.trial = None;
+        })
+    }
+
+    fn mark_bad(&mut self, slot: SlotName) -> Result<(), Trouble> {
+        self.loader(|w| {
+            if !w.loader.ok[&slot.other()] {
+                w.violations
+                    .push(format!("{slot} marked bad and nothing else boots"));
+            }
+            w.loader.ok.insert(slot, false);
+            w.loader.trial = w.loader.trial.filter(|t| *t != slot);
+        })
+    }
+
+    async fn open(&mut self, _job: &Job) -> Opened {
+        self.burn();
+        if self.w().stop_writes {
+            return Opened::Stopped;
+        }
+        Opened::Ready
+    }
+
+    async fn write(&mut self, job: &Job) -> Written {
+        self.effect(|w| {
+            if w.running == job.to || w.loader.ok[&job.to] {
+                w.violations
+                    .push(format!("wrote to bootable slot {}", job.to));
+            }
+            if w.record()
+                .is_none_or(|r| r.slots[&job.to].state != SlotState::Writing)
+            {
+                w.violations.push("wrote without saying so".to_owned());
+            }
+            let slot = Content {
+                version: NEW,
+                whole: false,
+                boots: false,
+            };
+            w.slots.insert(job.to, slot);
+        });
+        let outcome = self.effect(|w| {
+            if w.fails(Fault::WriteFails) {
+                return Written::Failed(Trouble::new(FailureReason::WriteFailed, "I/O error"));
+            }
+            let boots = !w.fails(Fault::ImagePanics);
+            if let Some(slot) = w.slots.get_mut(&job.to) {
+                slot.whole = true;
+                slot.boots = boots;
+            }
+            if w.fails(Fault::ImageLies) {
+                return Written::Failed(Trouble::new(
+                    FailureReason::WrongVersionInImage,
+                    "it lies",
+                ));
+            }
+            Written::Proven(Proof {
+                bytes: 4096,
+                checksum_matched: Some("File".to_owned()),
+            })
+        });
+        if self.w().stop_writes {
+            return Written::Stopped;
+        }
+        outcome
+    }
+
+    async fn reboot(&mut self) {
+        self.burn();
+        self.reboot = RebootWatch::Asked;
+        let mut w = self.w();
+        let attempt = w.under_way().unwrap();
+        let boot = w.boot;
+        w.reboots
+            .entry((attempt.uid, attempt.number))
+            .or_default()
+            .insert(boot);
+        if w.fails(Fault::RebootRefused) {
+            drop(w);
+            self.reboot = RebootWatch::Overdue;
+        } else {
+            w.power = false;
+        }
+    }
+
+    fn reboot_watch(&self) -> RebootWatch {
+        self.reboot
+    }
+
+    fn view(&self) -> View {
+        // What was said before an outage stays; a process that starts in one has heard nothing.
+        let w = self.w();
+        if w.fails(Fault::ApiAway) && w.fuse.is_some() {
+            return View::Away;
+        }
+        View::Listed(w.objects.values().map(Progress::of).collect())
+    }
+
+    async fn report(&mut self, attempt: &Attempt) -> Result<Reply, Away> {
+        self.effect(|w| {
+            if w.fails(Fault::ApiAway) {
+                return Err(Away("no route to host".to_owned()));
+            }
+            let Some(object) = w.objects.get(&attempt.uid).cloned() else {
+                return Ok(Reply::Gone);
+            };
+            let here = Here {
+                boot_id: w.boot_id(),
+                system: None,
+            };
+            let status = status::status(
+                &object,
+                attempt,
+                &Live::default(),
+                &here,
+                Timestamp::UNIX_EPOCH,
+            );
+            w.take_status(&attempt.uid, status);
+            Ok(Reply::Accepted)
+        })
+    }
+
+    fn show(&mut self, _attempt: &Attempt) {}
+
+    async fn read_fresh(&mut self, _attempt: &Attempt) -> Result<(), Away> {
+        self.effect(|w| {
+            if w.fails(Fault::ApiAway) {
+                Err(Away("no route to host".to_owned()))
+            } else {
+                Ok(())
+            }
+        })
+    }
+
+    async fn choose(&mut self, uid: &str, system: &System) -> Result<Choice, NoChoice> {
+        let image: ImageRef = self.w().objects[uid].spec.image.clone().unwrap();
+        if image.version == system.version {
+            return Ok(Choice::AlreadyThere(image));
+        }
+        Ok(Choice::Install(image))
+    }
+
+    fn publish(&mut self, _record: &Record, _machine: &Machine) {}
+    fn event(&mut self, _attempt: &Attempt) {}
+}
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+enum Event {
+    /// The agent runs until it has nothing to do; the machine reboots when asked.
+    Run,
+    /// It is killed after so many effects.
+    Kill(u32),
+    /// Killed, and the power goes.
+    PowerCut(u32),
+    Release(Release),
+    Cancel(bool),
+    Nonce(u8),
+    Delete,
+    Second,
+    Fault(Fault, bool),
+    StopWrites(bool),
+}
+
+/// Runs a future that never waits.
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    match future
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("the simulation never waits"),
+    }
+}
+
+/// Starts the agent and lets it run until it waits, is killed, or the machine goes down; then the machine boots.
+/// Returns whether it came to rest by itself.
+fn run(world: &Rc<RefCell<World>>, fuse: Option<u32>) -> bool {
+    for _ in 0..30 {
+        world.borrow_mut().fuse = fuse;
+        let sim = Sim {
+            world: Rc::clone(world),
+            reboot: RebootWatch::NotAsked,
+        };
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let mut executor = Executor::new(sim);
+            for _ in 0..60 {
+                match block_on(executor.step()) {
+                    Flow::Again => {}
+                    Flow::Wait(_) | Flow::Backoff(_) | Flow::Stopped => break,
+                }
+                if !executor.effects().w().power {
+                    break;
+                }
+            }
+        }));
+        let killed = match outcome {
+            Ok(()) => false,
+            Err(payload) if payload.is::<Killed>() => true,
+            Err(payload) => resume_unwind(payload),
+        };
+        let mut w = world.borrow_mut();
+        w.fuse = None;
+        if !w.power {
+            w.power = true;
+            w.firmware();
+        } else if killed {
+            return false;
+        } else {
+            return true;
+        }
+        if fuse.is_some() {
+            return false;
+        }
+    }
+    false
+}
+
+fn play(events: &[Event]) -> Rc<RefCell<World>> {
+    let world = Rc::new(RefCell::new(World::new()));
+    world.borrow_mut().add("p1", true, Release::Hold);
+    for event in events {
+        match event {
+            Event::Run => {
+                run(&world, None);
+            }
+            Event::Kill(n) => {
+                run(&world, Some(*n));
+            }
+            Event::PowerCut(n) => {
+                run(&world, Some(*n));
+                world.borrow_mut().firmware();
+            }
+            Event::Release(release) => {
+                for p in world.borrow_mut().objects.values_mut() {
+                    p.spec.release = *release;
+                }
+            }
+            Event::Cancel(cancel) => {
+                for p in world.borrow_mut().objects.values_mut() {
+                    p.spec.cancel = *cancel;
+                }
+            }
+            Event::Nonce(n) => {
+                for p in world.borrow_mut().objects.values_mut() {
+                    p.spec.retry_nonce = format!("retry-{n}");
+                }
+            }
+            Event::Delete => {
+                world.borrow_mut().objects.remove("p1");
+            }
+            Event::Second => {
+                if !world.borrow().objects.contains_key("p2") {
+                    world.borrow_mut().add("p2", false, Release::Reboot);
+                }
+            }
+            Event::Fault(fault, true) => {
+                world.borrow_mut().faults.insert(*fault);
+            }
+            Event::Fault(fault, false) => {
+                world.borrow_mut().faults.remove(fault);
+            }
+            Event::StopWrites(on) => world.borrow_mut().stop_writes = *on,
+        }
+        check(&world.borrow(), events);
+    }
+    world
+}
+
+fn check(w: &World, events: &[Event]) {
+    assert_eq!(w.violations, Vec::<String>::new(), "{events:?}");
+    let mut seen = BTreeSet::new();
+    for switch in &w.switches {
+        assert!(
+            seen.insert(switch),
+            "switched twice in {switch:?}: {events:?}"
+        );
+    }
+    for (attempt, boots) in &w.reboots {
+        assert!(
+            boots.len() <= 2,
+            "{attempt:?} rebooted in {boots:?}: {events:?}"
+        );
+    }
+    let mut after = World {
+        disk: None,
+        loader: w.loader.clone(),
+        slots: w.slots.clone(),
+        running: w.running,
+        violations: Vec::new(),
+        ..World::new()
+    };
+    after.firmware();
+    assert_eq!(
+        after.violations,
+        Vec::<String>::new(),
+        "a power cut now: {events:?}"
+    );
+}
+
+/// Everything works from now on; people and controller let it run. Then every attempt ends.
+fn settle(world: &Rc<RefCell<World>>, events: &[Event]) {
+    {
+        let mut w = world.borrow_mut();
+        w.faults.clear();
+        w.stop_writes = false;
+        for p in w.objects.values_mut() {
+            p.spec.release = Release::Reboot;
+        }
+    }
+    for _ in 0..4 {
+        run(world, None);
+    }
+    let w = world.borrow();
+    check(&w, events);
+    assert!(w.under_way().is_none(), "{:?}: {events:?}", w.under_way());
+    for p in w.objects.values() {
+        let phase = &p.status.as_ref().unwrap().phase;
+        // A retry of the controller's own waits for Hold, and is queued then.
+        assert!(phase.is_terminal(), "{phase}: {events:?}");
+    }
+}
+
+fn phase_of(w: &Ref<'_, World>, uid: &str) -> (ProgressPhase, String) {
+    let status = w.objects[uid].status.clone().unwrap_or_default();
+    (status.phase, status.failure_reason)
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    fn fault(fault: Fault) -> impl Strategy<Value = Event> {
+        any::<bool>().prop_map(move |on| Event::Fault(fault, on))
+    }
+    prop_oneof![
+        6 => Just(Event::Run),
+        8 => (0..60u32).prop_map(Event::Kill),
+        4 => (0..60u32).prop_map(Event::PowerCut),
+        6 => prop_oneof![Just(Release::Hold), Just(Release::Stage), Just(Release::Reboot), Just(Release::Reboot)]
+            .prop_map(Event::Release),
+        2 => any::<bool>().prop_map(Event::Cancel),
+        3 => (0..4u8).prop_map(Event::Nonce),
+        1 => Just(Event::Delete),
+        1 => Just(Event::Second),
+        1 => fault(Fault::ApiAway),
+        1 => fault(Fault::DiskFull),
+        1 => fault(Fault::WriteFails),
+        1 => fault(Fault::ImagePanics),
+        1 => fault(Fault::ImageLies),
+        1 => fault(Fault::LoaderFails),
+        1 => fault(Fault::LoaderLies),
+        1 => fault(Fault::SlotsUnclear),
+        1 => fault(Fault::RebootRefused),
+        1 => any::<bool>().prop_map(Event::StopWrites),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_sequence_of_events_breaks_the_promises(events in prop::collection::vec(event(), 1..25)) {
+        let world = play(&events);
+        settle(&world, &events);
+    }
+}
+
+/// The shortest complete run, killed (and, separately, cut from power) after each of its effects in turn.
+#[test]
+fn an_upgrade_survives_a_kill_after_every_effect() {
+    let mut points = 0;
+    for n in 0.. {
+        let events = [Event::Release(Release::Reboot), Event::Kill(n)];
+        let world = play(&events);
+        let done = world.borrow().power && world.borrow().boot == 1;
+        settle(&world, &events);
+        let w = world.borrow();
+        assert_eq!(
+            phase_of(&w, "p1").0,
+            ProgressPhase::Completed,
+            "killed after {n}"
+        );
+        assert_eq!(w.running, SlotName::B, "killed after {n}");
+        if !done {
+            points = n;
+            break;
+        }
+    }
+    assert!(points > 20, "only {points} effects up to the reboot");
+    for n in 0..points {
+        let events = [Event::Release(Release::Reboot), Event::PowerCut(n)];
+        let world = play(&events);
+        settle(&world, &events);
+        let w = world.borrow();
+        // Between the announcement of the switch and the switch itself nobody can tell after a power cut.
+        let (phase, reason) = phase_of(&w, "p1");
+        let told = (phase == ProgressPhase::Completed && w.running == SlotName::B)
+            || (phase == ProgressPhase::RolledBack
+                && reason == "FellBack"
+                && w.running == SlotName::A);
+        assert!(
+            told,
+            "power cut after {n}: {phase} {reason} on {}",
+            w.running
+        );
+    }
+    // And once more on the trial boot.
+    for n in 0..40 {
+        let events = [
+            Event::Release(Release::Reboot),
+            Event::Kill(points),
+            Event::Kill(n),
+        ];
+        let world = play(&events);
+        settle(&world, &events);
+        assert_eq!(
+            phase_of(&world.borrow(), "p1").0,
+            ProgressPhase::Completed,
+            "killed after {n}"
+        );
+    }
+}
+
+#[test]
+fn an_image_that_does_not_come_up_ends_rolled_back() {
+    let events = [
+        Event::Fault(Fault::ImagePanics, true),
+        Event::Release(Release::Reboot),
+        Event::Run,
+    ];
+    let world = play(&events);
+    let w = world.borrow();
+    assert_eq!(
+        phase_of(&w, "p1"),
+        (ProgressPhase::RolledBack, "FellBack".to_owned())
+    );
+    assert_eq!(w.running, SlotName::A);
+    assert!(!w.loader.ok[&SlotName::B]);
+}
+
+#[test]
+fn a_retry_of_the_controllers_own_waits_for_its_turn() {
+    let world = play(&[
+        Event::Fault(Fault::WriteFails, true),
+        Event::Release(Release::Reboot),
+        Event::Run,
+        Event::Fault(Fault::WriteFails, false),
+        Event::Nonce(1),
+        Event::Run,
+    ]);
+    assert_eq!(
+        phase_of(&world.borrow(), "p1").0,
+        ProgressPhase::Failed,
+        "not under Reboot"
+    );
+    let step = |event: &[Event]| {
+        for e in event {
+            if let Event::Release(r) = e {
+                world
+                    .borrow_mut()
+                    .objects
+                    .get_mut("p1")
+                    .unwrap()
+                    .spec
+                    .release = *r;
+            }
+        }
+        run(&world, None);
+    };
+    step(&[Event::Release(Release::Hold)]);
+    {
+        let w = world.borrow();
+        let status = w.objects["p1"].status.clone().unwrap();
+        assert_eq!(status.phase, ProgressPhase::Pending);
+        assert_eq!(
+            (status.retry_count, status.failure_reason.as_str()),
+            (1, "")
+        );
+        assert_eq!(status.observed_retry_nonce, "retry-1");
+    }
+    step(&[Event::Release(Release::Reboot)]);
+    let w = world.borrow();
+    assert_eq!(phase_of(&w, "p1").0, ProgressPhase::Completed);
+    assert_eq!(w.objects["p1"].status.as_ref().unwrap().attempt, 2);
+}
+
+#[test]
+fn a_nonce_seen_while_it_runs_has_no_effect_and_the_message_says_so() {
+    let world = play(&[
+        Event::Release(Release::Stage),
+        Event::Run,
+        Event::Nonce(1),
+        Event::Run,
+        Event::Release(Release::Hold),
+        Event::Run,
+    ]);
+    let w = world.borrow();
+    let status = w.objects["p1"].status.clone().unwrap();
+    assert_eq!(status.phase, ProgressPhase::Failed);
+    assert_eq!(status.failure_reason, "DrainTimedOut");
+    assert_eq!(status.observed_retry_nonce, "retry-1");
+    assert_eq!(status.retry_count, 0);
+    assert!(
+        status.message.contains("has no effect"),
+        "{}",
+        status.message
+    );
+}
+
+#[test]
+fn nothing_begins_or_switches_while_the_api_server_is_away() {
+    let world = play(&[
+        Event::Release(Release::Reboot),
+        Event::Fault(Fault::ApiAway, true),
+        Event::Run,
+    ]);
+    assert_eq!(
+        world.borrow().slots[&SlotName::B].version,
+        "v1.34.9",
+        "nothing is written"
+    );
+    let world = play(&[
+        Event::Release(Release::Stage),
+        Event::Run,
+        Event::Release(Release::Reboot),
+        Event::Fault(Fault::ApiAway, true),
+        Event::Run,
+    ]);
+    assert_eq!(world.borrow().switches.len(), 0);
+    assert_eq!(world.borrow().boot, 1);
+}
+
+#[test]
+fn a_cancel_before_the_switch_leaves_the_slot_unbootable() {
+    let world = play(&[
+        Event::Release(Release::Stage),
+        Event::Run,
+        Event::Cancel(true),
+        Event::Run,
+    ]);
+    let w = world.borrow();
+    assert_eq!(phase_of(&w, "p1").0, ProgressPhase::Cancelled);
+    assert!(!w.loader.ok[&SlotName::B]);
+}
+
+#[test]
+fn a_full_disk_is_told_and_nothing_is_written() {
+    let world = play(&[
+        Event::Fault(Fault::DiskFull, true),
+        Event::Release(Release::Reboot),
+        Event::Run,
+    ]);
+    let w = world.borrow();
+    assert_eq!(
+        phase_of(&w, "p1"),
+        (ProgressPhase::Failed, "StateNotPersistent".to_owned())
+    );
+    assert_eq!(w.slots[&SlotName::B].version, "v1.34.9");
+}
