@@ -58,6 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("compare", times.compare),
         ("whole", whole),
     ] {
+        #[allow(clippy::cast_precision_loss, reason = "for people to read")]
         let megabytes = timed.bytes as f64 / 1e6;
         let seconds = timed.busy.as_secs_f64();
         println!(

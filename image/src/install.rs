@@ -108,14 +108,14 @@ pub fn install(
     let image_digest = if expanded.file_digest == expectation.checksum {
         None
     } else {
-        let (digest, timed) = thread::scope(|scope| {
+        let (digest, hash_image) = thread::scope(|scope| {
             let hash = on_a_thread(scope, "image-hash", &control, || {
                 prove::hash_device(device, expanded.image_bytes, &control)
             })?;
             watch(&control, &mut known, observer);
             verdict(joined(hash), &control)
         })?;
-        times.hash_image = timed;
+        times.hash_image = hash_image;
         if digest != expectation.checksum {
             return Err(InstallError::ChecksumMismatch {
                 expected: expectation.checksum,

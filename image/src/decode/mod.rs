@@ -218,6 +218,7 @@ fn run(
 
 #[cfg(test)]
 mod tests {
+    use io::Read;
     use proptest::prelude::*;
 
     use super::*;
@@ -288,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_cut_file_is_truncated() {
-        let file = compress(&[7; 100_000]);
+        let file = compress(&vec![7; 100_000]);
         for length in 1..file.len() {
             assert_eq!(
                 decode(&file[..length], 10, 4096),
@@ -320,7 +321,6 @@ mod tests {
             io::copy(&mut io::repeat(7).take(20 << 20), &mut encoder).unwrap();
             encoder.finish().unwrap()
         };
-        use io::Read;
         assert_eq!(decode(&compress(23), 4096, 4096).unwrap().0.len(), 20 << 20);
         assert_eq!(
             decode(&compress(24), 4096, 4096),
