@@ -149,6 +149,11 @@ impl Catalog {
             .or_else(|| entries.iter().find(|i| i.platform.is_none()))
     }
 
+    /// The blocked versions, lowest first.
+    pub fn blocked_versions(&self) -> &[Blocked] {
+        &self.blocked
+    }
+
     /// The entry that blocks this version, if any.
     pub fn blocked(&self, version: &Version) -> Option<&Blocked> {
         self.blocked

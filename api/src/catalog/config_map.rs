@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use crate::reason::AcceptedReason;
 
 /// The key that is read when there are several.
-pub const KEY: &str = "catalog.yaml";
+const KEY: &str = "catalog.yaml";
 
 /// Why a ConfigMap holds no catalog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
