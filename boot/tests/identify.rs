@@ -1,6 +1,11 @@
 //! Which slot a machine runs, over made-up `/proc`, `/sys` and `/dev` folders with real partition tables in them: no
 //! root needed, and every way a root can be stacked can be described.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test's own functions")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's own functions"
+)]
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -21,11 +26,22 @@ impl Fake {
     /// One disk, called `disk`, number 259:0: an EFI system partition, the slots, a data partition, numbered 1 to 4
     /// and called `disk` + `infix` + number.
     fn new(disk: &str, infix: &str) -> Self {
-        let fake = Self { dir: tempfile::tempdir().unwrap() };
-        for folder in ["proc/1", "proc/sys/kernel/random", "dev", "sys/class/block", "sys/dev/block"] {
+        let fake = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        for folder in [
+            "proc/1",
+            "proc/sys/kernel/random",
+            "dev",
+            "sys/class/block",
+            "sys/dev/block",
+        ] {
             fs::create_dir_all(fake.path(folder)).unwrap();
         }
-        fake.write("proc/sys/kernel/random/boot_id", "8f2b1d7c-0000-4000-8000-000000000001\n");
+        fake.write(
+            "proc/sys/kernel/random/boot_id",
+            "8f2b1d7c-0000-4000-8000-000000000001\n",
+        );
         fake.add_disk(disk, infix, 259, ["rootfs-a", "rootfs-b"], [UUID_A, UUID_B]);
         fake.root("ext4", "259:2", "/dev/root", "rw");
         fake.cmdline("root=PARTLABEL=rootfs-a monok8s.slot=A");
@@ -45,7 +61,9 @@ impl Fake {
     }
 
     fn root(&self, fs_type: &str, dev: &str, source: &str, options: &str) {
-        self.mounts(&format!("27 1 {dev} / / rw,relatime shared:1 - {fs_type} {source} {options}\n"));
+        self.mounts(&format!(
+            "27 1 {dev} / / rw,relatime shared:1 - {fs_type} {source} {options}\n"
+        ));
     }
 
     fn mounts(&self, table: &str) {
@@ -57,7 +75,12 @@ impl Fake {
         File::create(&image).unwrap().set_len(16 << 20).unwrap();
         let mut table = gpt::GptConfig::new().writable(true).create(&image).unwrap();
         let linux = gpt::partition_types::LINUX_FS;
-        let parts = [("", gpt::partition_types::EFI), (labels[0], linux.clone()), (labels[1], linux.clone()), ("data", linux)];
+        let parts = [
+            ("", gpt::partition_types::EFI),
+            (labels[0], linux.clone()),
+            (labels[1], linux.clone()),
+            ("data", linux),
+        ];
         for (label, kind) in parts {
             table.add_partition(label, 2 << 20, kind, 0, None).unwrap();
         }
@@ -74,7 +97,12 @@ impl Fake {
         for (number, entry) in entries {
             let name = format!("{disk}{infix}{number}");
             let part = format!("{folder}/{name}");
-            self.device(&part, &name, (major, number), (entry.last_lba - entry.first_lba + 1) * 512);
+            self.device(
+                &part,
+                &name,
+                (major, number),
+                (entry.last_lba - entry.first_lba + 1) * 512,
+            );
             self.write(&format!("{part}/partition"), &format!("{number}\n"));
             self.write(&format!("{part}/start"), &format!("{}\n", entry.first_lba));
             fs::write(self.path("dev").join(&name), "").unwrap();
@@ -88,9 +116,20 @@ impl Fake {
         self.write(&format!("{folder}/dev"), &format!("{major}:{minor}\n"));
         self.write(&format!("{folder}/size"), &format!("{}\n", size / 512));
         self.write(&format!("{folder}/ro"), "0\n");
-        self.write(&format!("{folder}/uevent"), &format!("MAJOR={major}\nMINOR={minor}\nDEVNAME={name}\n"));
-        symlink(self.path(folder), self.path("sys/class/block").join(name.replace('/', "!"))).unwrap();
-        symlink(self.path(folder), self.path("sys/dev/block").join(format!("{major}:{minor}"))).unwrap();
+        self.write(
+            &format!("{folder}/uevent"),
+            &format!("MAJOR={major}\nMINOR={minor}\nDEVNAME={name}\n"),
+        );
+        symlink(
+            self.path(folder),
+            self.path("sys/class/block").join(name.replace('/', "!")),
+        )
+        .unwrap();
+        symlink(
+            self.path(folder),
+            self.path("sys/dev/block").join(format!("{major}:{minor}")),
+        )
+        .unwrap();
     }
 
     /// A device-mapper device over others, named by their folders.
@@ -100,7 +139,11 @@ impl Fake {
         fs::write(self.path("dev").join(format!("dm-{minor}")), "").unwrap();
         for below in over {
             let name = Path::new(below).file_name().unwrap();
-            symlink(self.path(below), self.path(&folder).join("slaves").join(name)).unwrap();
+            symlink(
+                self.path(below),
+                self.path(&folder).join("slaves").join(name),
+            )
+            .unwrap();
         }
     }
 
@@ -128,24 +171,46 @@ impl Fake {
 fn assert_refused(result: Result<Machine, SlotError>, reason: Reason, says: &str) {
     let error = result.unwrap_err();
     assert_eq!(error.reason(), reason, "{error}");
-    assert!(error.to_string().contains(says), "{says:?} is not in: {error}");
+    assert!(
+        error.to_string().contains(says),
+        "{says:?} is not in: {error}"
+    );
 }
 
 #[test]
 fn finds_slots_by_every_kind_of_address_and_name() {
-    for (disk, infix) in [("sda", ""), ("vda", ""), ("nvme0n1", "p"), ("mmcblk0", "p"), ("loop9", "p"), ("odd3", "part")] {
+    for (disk, infix) in [
+        ("sda", ""),
+        ("vda", ""),
+        ("nvme0n1", "p"),
+        ("mmcblk0", "p"),
+        ("loop9", "p"),
+        ("odd3", "part"),
+    ] {
         let fake = Fake::new(disk, infix);
         let (node_a, node_b) = (format!("@{disk}{infix}2"), format!("@{disk}{infix}3"));
         let addresses = [
-            ("PARTLABEL=rootfs-a".to_owned(), "PARTLABEL=rootfs-b".to_owned()),
-            (format!("PARTUUID={UUID_A}"), format!("PARTUUID={}", UUID_B.to_uppercase())),
+            (
+                "PARTLABEL=rootfs-a".to_owned(),
+                "PARTLABEL=rootfs-b".to_owned(),
+            ),
+            (
+                format!("PARTUUID={UUID_A}"),
+                format!("PARTUUID={}", UUID_B.to_uppercase()),
+            ),
             (node_a, node_b),
         ];
         for (a, b) in addresses {
             let machine = fake.identify(&a, &b).unwrap();
             assert_eq!(machine.active, SlotName::A);
-            assert_eq!(machine.active().device, fake.path(&format!("dev/{disk}{infix}2")));
-            assert_eq!(machine.inactive().device, fake.path(&format!("dev/{disk}{infix}3")));
+            assert_eq!(
+                machine.active().device,
+                fake.path(&format!("dev/{disk}{infix}2"))
+            );
+            assert_eq!(
+                machine.inactive().device,
+                fake.path(&format!("dev/{disk}{infix}3"))
+            );
             assert_eq!(machine.inactive().part_uuid, Some(UUID_B.parse().unwrap()));
             assert_eq!(machine.inactive().size, 2 << 20);
             assert_eq!(machine.boot_id, "8f2b1d7c-0000-4000-8000-000000000001");
@@ -199,7 +264,11 @@ fn follows_the_root_to_its_partition() {
         fake.cmdline("root=/dev/mapper/none monok8s.slot=B monok8s.trial=1");
         stack(&fake);
         let machine = fake.by_label().unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert_eq!((machine.active, machine.trial), (SlotName::B, true), "{name}");
+        assert_eq!(
+            (machine.active, machine.trial),
+            (SlotName::B, true),
+            "{name}"
+        );
         // The same root with the other slot on the command line is believed by nobody.
         fake.cmdline("monok8s.slot=A");
         assert_refused(fake.by_label(), Reason::SlotAmbiguous, "monok8s.slot=A");
@@ -221,20 +290,31 @@ fn the_command_line_must_agree() {
         ("root=PARTLABEL=rootfs-a monok8s.slot=A", None),
         ("root=PARTLABEL=rootfs-b", Some("root=PARTLABEL=rootfs-b")),
         ("root=PARTLABEL=gone", Some("root=PARTLABEL=gone")),
-        ("root=PARTLABEL=data monok8s.slot=A", Some("root=PARTLABEL=data")),
+        (
+            "root=PARTLABEL=data monok8s.slot=A",
+            Some("root=PARTLABEL=data"),
+        ),
         (&uuid_b, Some(UUID_B)),
         (&next, Some("root=PARTUUID")),
         ("root=/dev/vda3 monok8s.slot=A", Some("root=/dev/vda3")),
         ("monok8s.slot=C", Some("\"C\"")),
         ("monok8s.slot=A monok8s.slot=B", Some("both slots")),
-        ("root=UUID=1234 quiet", Some("install the shipped boot loader configuration")),
+        (
+            "root=UUID=1234 quiet",
+            Some("install the shipped boot loader configuration"),
+        ),
     ];
     let fake = Fake::new("vda", "");
     for (line, refusal) in table {
         // The made-up machine's devices are below its own /dev.
         fake.cmdline(line);
         match refusal {
-            None => assert_eq!(fake.by_label().unwrap_or_else(|e| panic!("{line}: {e}")).active, SlotName::A),
+            None => assert_eq!(
+                fake.by_label()
+                    .unwrap_or_else(|e| panic!("{line}: {e}"))
+                    .active,
+                SlotName::A
+            ),
             Some(says) => assert_refused(fake.by_label(), Reason::SlotAmbiguous, says),
         }
     }
@@ -256,11 +336,19 @@ fn a_root_that_is_no_slot_is_ambiguous() {
         assert_refused(fake.by_label(), Reason::SlotAmbiguous, says);
     }
     let both = Fake::new("vda", "");
-    both.mapped(0, &["sys/devices/pci0000:00/vda/vda2", "sys/devices/pci0000:00/vda/vda3"]);
+    both.mapped(
+        0,
+        &[
+            "sys/devices/pci0000:00/vda/vda2",
+            "sys/devices/pci0000:00/vda/vda3",
+        ],
+    );
     both.root("ext4", "252:0", "/dev/dm-0", "rw");
     assert_refused(both.by_label(), Reason::SlotAmbiguous, "both slots");
     let hidden = Fake::new("vda", "");
-    hidden.mounts("20 1 0:30 / / rw - overlay root rw,lowerdir=/initramfs/ro,upperdir=/initramfs/rw\n");
+    hidden.mounts(
+        "20 1 0:30 / / rw - overlay root rw,lowerdir=/initramfs/ro,upperdir=/initramfs/rw\n",
+    );
     assert_refused(hidden.by_label(), Reason::SlotAmbiguous, "no block device");
     let none = Fake::new("vda", "");
     none.mounts("");
@@ -271,11 +359,31 @@ fn a_root_that_is_no_slot_is_ambiguous() {
 fn a_slot_that_is_not_certain_is_refused() {
     let fake = Fake::new("vda", "");
     let table = [
-        ("PARTLABEL=rootfs-a", "PARTLABEL=gone", Reason::SlotNotFound, "PARTLABEL=gone"),
+        (
+            "PARTLABEL=rootfs-a",
+            "PARTLABEL=gone",
+            Reason::SlotNotFound,
+            "PARTLABEL=gone",
+        ),
         ("PARTLABEL=rootfs-a", "@vdz9", Reason::SlotNotFound, "vdz9"),
-        ("PARTLABEL=rootfs-a", "@vda", Reason::SlotActive, "a whole disk"),
-        ("PARTLABEL=rootfs-a", "@vda2", Reason::SlotAmbiguous, "the same partition"),
-        (&format!("PARTUUID={UUID_A}"), "PARTLABEL=rootfs-a", Reason::SlotAmbiguous, "the same partition"),
+        (
+            "PARTLABEL=rootfs-a",
+            "@vda",
+            Reason::SlotActive,
+            "a whole disk",
+        ),
+        (
+            "PARTLABEL=rootfs-a",
+            "@vda2",
+            Reason::SlotAmbiguous,
+            "the same partition",
+        ),
+        (
+            &format!("PARTUUID={UUID_A}"),
+            "PARTLABEL=rootfs-a",
+            Reason::SlotAmbiguous,
+            "the same partition",
+        ),
     ];
     for (a, b, reason, says) in table {
         assert_refused(fake.identify(a, b), reason, says);
@@ -291,7 +399,11 @@ fn two_partitions_with_one_label_are_ambiguous() {
     entries.get_mut(&4).unwrap().name = "rootfs-b".to_owned();
     table.update_partitions(entries).unwrap();
     table.write().unwrap();
-    assert_refused(one_disk.by_label(), Reason::SlotAmbiguous, "2 partitions are PARTLABEL=rootfs-b");
+    assert_refused(
+        one_disk.by_label(),
+        Reason::SlotAmbiguous,
+        "2 partitions are PARTLABEL=rootfs-b",
+    );
 
     // A copy of the disk, put into the machine: labels and GUIDs are both there twice.
     let copy = Fake::new("vda", "");
@@ -307,21 +419,34 @@ fn the_table_on_the_disk_counts_and_not_the_kernels_memory_of_it() {
     let fake = Fake::new("vda", "");
     fake.write("sys/devices/pci0000:00/vda/vda3/start", "9999\n");
     assert_refused(fake.by_label(), Reason::SlotNotFound, "run partx -u");
-    assert_refused(fake.identify("PARTLABEL=rootfs-a", "@vda3"), Reason::SlotAmbiguous, "run partx -u");
+    assert_refused(
+        fake.identify("PARTLABEL=rootfs-a", "@vda3"),
+        Reason::SlotAmbiguous,
+        "run partx -u",
+    );
 
     // The label moved to another partition.
     let moved = Fake::new("vda", "");
-    let mut table = gpt::GptConfig::new().writable(true).open(moved.path("dev/vda")).unwrap();
+    let mut table = gpt::GptConfig::new()
+        .writable(true)
+        .open(moved.path("dev/vda"))
+        .unwrap();
     let mut entries = table.partitions().clone();
     entries.get_mut(&3).unwrap().name = "old".to_owned();
     entries.get_mut(&4).unwrap().name = "rootfs-b".to_owned();
     table.update_partitions(entries).unwrap();
     table.write().unwrap();
-    assert_eq!(moved.by_label().unwrap().inactive().device, moved.path("dev/vda4"));
+    assert_eq!(
+        moved.by_label().unwrap().inactive().device,
+        moved.path("dev/vda4")
+    );
 
     // A damaged table names nothing.
     let damaged = Fake::new("vda", "");
-    let image = File::options().write(true).open(damaged.path("dev/vda")).unwrap();
+    let image = File::options()
+        .write(true)
+        .open(damaged.path("dev/vda"))
+        .unwrap();
     std::os::unix::fs::FileExt::write_all_at(&image, b"X", 1024 + 60).unwrap();
     assert_refused(damaged.by_label(), Reason::SlotNotFound, "damaged");
 }
