@@ -303,12 +303,11 @@ pub async fn slot_of(client: &Client, node: &str, slot: &str) -> Result<SlotStat
 ///
 /// This is what "the old or the whole new system is bootable" means.
 pub async fn boots(node: &Node, version: &str) -> Result<()> {
-    node.power_cut().await?;
     let boot = node
-        .power_on()
+        .reset()
         .await
         .with_context(|| format!("{} does not boot", node.name()))?;
-    if boot.version != version {
+    if boot.version != version.trim_start_matches('v') {
         bail!(
             "{} boots {} from slot {:?} instead of {version}",
             node.name(),
