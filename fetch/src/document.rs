@@ -48,8 +48,10 @@ impl std::fmt::Debug for Document {
 /// What is told when the deadline falls.
 #[derive(Default)]
 struct Latest {
-    fault: Option<Fault>,
+    /// Of the try under way.
     progress: Progress,
+    /// How the try before ended, and how far it had come.
+    failed: Option<(Fault, Progress)>,
 }
 
 impl Client {
@@ -67,16 +69,19 @@ impl Client {
         let mut latest = Latest::default();
         let tries = self.try_until_final(url, limit, known, &mut latest);
         let result = timeout(self.timing.document, tries).await;
-        let fault = match result {
+        let (fault, progress) = match result {
             Ok(Ok(fetched)) => return Ok(fetched),
-            Ok(Err(fault)) => fault,
-            // What kept the tries from succeeding says more than that they took long.
-            Err(_) => latest.fault.unwrap_or(Fault::TimedOut {
-                after: self.timing.document,
-            }),
+            Ok(Err(fault)) => (fault, latest.progress),
+            Err(_) => {
+                let after = self.timing.document;
+                // What kept the tries from succeeding says more than that they took long.
+                latest
+                    .failed
+                    .unwrap_or((Fault::TimedOut { after }, latest.progress))
+            }
         };
         Err(FetchError {
-            progress: latest.progress,
+            progress,
             ..FetchError::new(url, fault)
         })
     }
@@ -105,7 +110,7 @@ impl Client {
                 return Err(fault);
             };
             tracing::debug!(%url, %fault, ?pause, "asking again for a document");
-            latest.fault = Some(fault);
+            latest.failed = Some((fault, latest.progress));
             sleep(pause).await;
         }
         Err(Fault::TimedOut {

@@ -150,14 +150,13 @@ pub fn forbidden_address(address: IpAddr) -> bool {
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let from = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
     match address.segments() {
-        // ::a.b.c.d (compatible), ::ffff:a.b.c.d (mapped, RFC 4291), ::ffff:0:a.b.c.d (RFC 2765).
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] => {
-            Some(from(high, low))
-        }
-        // 64:ff9b::/96 (RFC 6052); 64:ff9b:1::/48 (RFC 8215) as it is mostly used, with a /96.
-        [0x64, 0xff9b, 0 | 1, _, _, _, high, low] => Some(from(high, low)),
+        // ::a.b.c.d (compatible), ::ffff:a.b.c.d (mapped, RFC 4291), ::ffff:0:a.b.c.d (RFC 2765);
+        // 64:ff9b::/96 (RFC 6052); 64:ff9b:1::/48 (RFC 8215) as it is mostly used, with a /96;
         // 2002:a.b.c.d::/48, 6to4 (RFC 3056).
-        [0x2002, high, low, ..] => Some(from(high, low)),
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0 | 1, _, _, _, high, low]
+        | [0x2002, high, low, ..] => Some(from(high, low)),
         _ => None,
     }
 }

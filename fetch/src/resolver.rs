@@ -45,15 +45,12 @@ impl Resolve for GuardedResolver {
                 .await?
                 .into_iter()
                 .partition(|&a| forbidden_address(a));
-            match (refused.first(), allowed.is_empty()) {
-                (Some(&address), true) => Err(PolicyRefusal::Address { address }.into()),
-                _ => {
-                    // Port 0: the URL's port takes its place.
-                    let addresses: Addrs =
-                        Box::new(allowed.into_iter().map(|ip| SocketAddr::new(ip, 0)));
-                    Ok(addresses)
-                }
+            if let (Some(&address), true) = (refused.first(), allowed.is_empty()) {
+                return Err(PolicyRefusal::Address { address }.into());
             }
+            // Port 0: the URL's port takes its place.
+            let addresses = allowed.into_iter().map(|ip| SocketAddr::new(ip, 0));
+            Ok(Box::new(addresses) as Addrs)
         })
     }
 }
