@@ -15,7 +15,7 @@ use kube::{
 use crate::{
     MANAGED_LABEL, OSNode, OSUpgrade, Version,
     condition::{self, Truth},
-    reason::AcceptedReason,
+    reason::{AcceptedReason, UpgradePhase},
     resolve::{NodeFacts, Refusal},
 };
 
@@ -52,6 +52,17 @@ impl Seniority {
 /// Compares two upgrades so that sorting puts the one that governs first.
 pub fn newest_first(a: &OSUpgrade, b: &OSUpgrade) -> Ordering {
     Reverse(Seniority::of(a)).cmp(&Reverse(Seniority::of(b)))
+}
+
+/// Whether the last verdict on an upgrade's present spec was that it is wrong in itself, so that it
+/// governs no node. For those who cannot judge it anew.
+pub fn stands_rejected(upgrade: &OSUpgrade) -> bool {
+    upgrade.status.as_ref().is_some_and(|status| {
+        status.phase == UpgradePhase::Rejected
+            && status.observed_generation == upgrade.metadata.generation
+            && condition::find(&status.conditions, "Accepted")
+                .is_some_and(|c| AcceptedReason::from(c.reason.as_str()).on_own_account())
+    })
 }
 
 /// Why a managed node cannot take part, whatever the version.
@@ -276,6 +287,32 @@ mod tests {
         let mut all = [&old, &tie_a, &tie_b];
         all.sort_by(|a, b| newest_first(a, b));
         assert_eq!(all.map(ResourceExt::name_any), ["b", "a", "z"]);
+    }
+
+    #[test]
+    fn only_a_fault_of_its_own_takes_an_upgrade_out_of_the_running() {
+        let rejected = |reason: &str, phase: &str, observed: i64| -> OSUpgrade {
+            serde_json::from_value(json!({
+                "apiVersion": crate::API_VERSION, "kind": "OSUpgrade",
+                "metadata": {"name": "u", "generation": 2},
+                "spec": {"version": "v1.35.1"},
+                "status": {"phase": phase, "observedGeneration": observed, "conditions": [
+                    {"type": "Accepted", "status": "False", "reason": reason, "message": "m",
+                     "lastTransitionTime": "2026-01-01T00:00:00Z"}]}
+            }))
+            .unwrap()
+        };
+        for (reason, phase, observed, stands) in [
+            ("VersionBlocked", "Rejected", 2, true),
+            ("VersionBlocked", "Rejected", 1, false),
+            ("Downgrade", "Rejected", 2, false),
+            ("Superseded", "Rejected", 2, false),
+            ("CatalogUnreachable", "Pending", 2, false),
+        ] {
+            let upgrade = rejected(reason, phase, observed);
+            assert_eq!(stands_rejected(&upgrade), stands, "{reason} {observed}");
+        }
+        assert!(!stands_rejected(&upgrade("u", "2026-01-01T00:00:00Z")));
     }
 
     #[test]
