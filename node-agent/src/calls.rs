@@ -118,7 +118,10 @@ mod tests {
             CallError::Kube(Box::new(kube::Error::Api(Box::new(status))))
         };
         assert!(status(404, Some("p")).is_gone("p"));
-        assert!(!status(404, None).is_gone("p"), "no such resource: the CRD is missing");
+        assert!(
+            !status(404, None).is_gone("p"),
+            "no such resource: the CRD is missing"
+        );
         assert!(!status(403, Some("p")).is_gone("p"));
         assert!(!CallError::TimedOut.is_gone("p"));
     }

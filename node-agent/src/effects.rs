@@ -124,7 +124,7 @@ pub trait Effects {
     /// What the progress is to install.
     async fn choose(&mut self, uid: &str, system: &System) -> Result<Choice, NoChoice>;
     /// Has the OSNode written when it differs.
-    fn publish(&mut self, record: &Record, machine: &Machine);
+    fn publish(&mut self, record: Result<&Record, &Trouble>, machine: &Machine);
     /// Says in an Event how an attempt goes.
     fn event(&mut self, attempt: &Attempt);
 }

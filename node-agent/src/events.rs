@@ -42,8 +42,7 @@ impl Events {
         let (event, reference) = (event(attempt), reference(attempt));
         let recorder = self.recorder.clone();
         tokio::spawn(async move {
-            let published =
-                crate::calls::limited(recorder.publish(&event, &reference)).await;
+            let published = crate::calls::limited(recorder.publish(&event, &reference)).await;
             if let Err(e) = published {
                 debug!("an event was not published: {e}");
             }
@@ -68,9 +67,11 @@ fn event(attempt: &Attempt) -> Event {
         .as_ref()
         .map_or("the image", |p| p.image.version.as_str());
     let (reason, mut note, type_) = match &attempt.end {
-        Some(end) if end.reason.is_empty() => {
-            (end.phase.to_string(), end.message.clone(), EventType::Normal)
-        }
+        Some(end) if end.reason.is_empty() => (
+            end.phase.to_string(),
+            end.message.clone(),
+            EventType::Normal,
+        ),
         Some(end) => (
             end.reason.clone(),
             format!("{}: {}", end.phase, end.message),

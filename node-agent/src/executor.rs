@@ -91,11 +91,7 @@ impl<E: Effects> Executor<E> {
         if !repeated {
             info!(?action, "next");
         }
-        if let Ok(record) = &self.record {
-            self.effects.publish(record, &machine);
-        } else {
-            self.effects.publish(&Record::default(), &machine);
-        }
+        self.effects.publish(self.record.as_ref(), &machine);
         self.last = Some(action.clone());
         let flow = match self.act(action, &view, &machine).await {
             Ok(flow) => flow,
@@ -511,9 +507,7 @@ impl<E: Effects> Executor<E> {
                     self.effects.event(&attempt);
                 }
                 self.change(uid, |a| a.reported = true)?;
-                if let Ok(record) = &self.record {
-                    self.effects.publish(record, machine);
-                }
+                self.effects.publish(self.record.as_ref(), machine);
                 Ok(Flow::Again)
             }
             Ok(Reply::Gone) => Ok(Flow::Again),

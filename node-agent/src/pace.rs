@@ -1,17 +1,29 @@
 //! When a status is worth a write.
 //!
 //! A write costs the API server more the more nodes watch, so: one per change that means something, and while bytes
-//! flow at most every [`BYTES_EVERY`] and only after [`BYTES_POINTS`] further points.
+//! flow at most every [`Rate::interval`] and only after [`Rate::points`] further points.
 
 use std::time::Duration;
 
 use monok8s_api::OSUpgradeProgressStatus;
 
-/// Shortest time between two writes that only tell of bytes.
-pub const BYTES_EVERY: Duration = Duration::from_secs(10);
+/// How often bytes are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Shortest time between two writes that only tell of bytes. Default 10 s.
+    pub interval: Duration,
+    /// Percentage points between two such writes. Default 5.
+    pub points: i32,
+}
 
-/// Percentage points between two writes that only tell of bytes.
-pub const BYTES_POINTS: i32 = 5;
+impl Default for Rate {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(10),
+            points: 5,
+        }
+    }
+}
 
 /// Shortest time between two writes that only tell another message, such as a server that is asked again.
 pub const MESSAGE_EVERY: Duration = Duration::from_secs(60);
@@ -19,6 +31,7 @@ pub const MESSAGE_EVERY: Duration = Duration::from_secs(60);
 /// What was written last, and when on the boot-time clock.
 #[derive(Clone, Debug, Default)]
 pub struct Pace {
+    rate: Rate,
     last: Option<(Duration, OSUpgradeProgressStatus)>,
 }
 
@@ -34,6 +47,11 @@ pub enum Due {
 }
 
 impl Pace {
+    /// Nothing was written yet.
+    pub fn new(rate: Rate) -> Self {
+        Self { rate, last: None }
+    }
+
     /// Notes a write that was accepted.
     pub fn written(&mut self, now: Duration, status: OSUpgradeProgressStatus) {
         self.last = Some((now, status));
@@ -47,8 +65,8 @@ impl Pace {
         if essence(last) != essence(next) {
             return Due::Now;
         }
-        let earliest = if next.percent >= last.percent.saturating_add(BYTES_POINTS) {
-            *at + BYTES_EVERY
+        let earliest = if next.percent >= last.percent.saturating_add(self.rate.points) {
+            *at + self.rate.interval
         } else if next.message != last.message {
             *at + MESSAGE_EVERY
         } else {

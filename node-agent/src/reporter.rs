@@ -23,21 +23,28 @@ use crate::{
     effects::{Away, Reply},
     metrics::Metrics,
     objects::Objects,
-    pace::{Due, Pace},
+    pace::{Due, Pace, Rate},
     record::Attempt,
     status::{self, Here, Live},
 };
 
 /// The writer. Clones share everything.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Reporter {
     api: Api<OSUpgradeProgress>,
     objects: Objects,
     live: watch::Receiver<Live>,
     here: Arc<Mutex<Here>>,
     newest: watch::Sender<Option<Attempt>>,
+    rate: Rate,
     pace: Arc<AsyncMutex<(String, Pace)>>,
     metrics: Metrics,
+}
+
+impl std::fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reporter").finish_non_exhaustive()
+    }
 }
 
 impl Reporter {
@@ -46,6 +53,7 @@ impl Reporter {
         client: Client,
         objects: Objects,
         live: watch::Receiver<Live>,
+        rate: Rate,
         metrics: Metrics,
     ) -> Self {
         Self {
@@ -54,6 +62,7 @@ impl Reporter {
             live,
             here: Arc::default(),
             newest: watch::Sender::new(None),
+            rate,
             pace: Arc::default(),
             metrics,
         }
@@ -83,7 +92,7 @@ impl Reporter {
         let status = self.status(&object, attempt);
         match self.write(&object, &status).await {
             Ok(()) => {
-                *pace = (attempt.uid.clone(), Pace::default());
+                *pace = (attempt.uid.clone(), Pace::new(self.rate));
                 pace.1.written(clock::since_boot(), status);
                 Ok(Reply::Accepted)
             }
@@ -145,7 +154,7 @@ impl Reporter {
         }
         let object = self.objects.get(&attempt.uid)?;
         if pace.0 != attempt.uid {
-            *pace = (attempt.uid.clone(), Pace::default());
+            *pace = (attempt.uid.clone(), Pace::new(self.rate));
         }
         let status = self.status(&object, &attempt);
         let now = clock::since_boot();

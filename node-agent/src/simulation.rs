@@ -469,7 +469,7 @@ impl Effects for Sim {
         Ok(Choice::Install(image))
     }
 
-    fn publish(&mut self, _record: &Record, _machine: &Machine) {}
+    fn publish(&mut self, _record: Result<&Record, &Trouble>, _machine: &Machine) {}
     fn event(&mut self, _attempt: &Attempt) {}
 }
 

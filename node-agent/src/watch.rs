@@ -13,14 +13,23 @@ use monok8s_telemetry::server::Gate;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use crate::{calls, objects::Objects};
+use crate::{calls, next::View, objects::Objects};
+
+/// Pause between two questions for a Node that is not there.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// Which Node this machine is, as the API server said last.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NodeUid {
     nodes: Api<Node>,
     name: String,
     uid: watch::Sender<Option<String>>,
+}
+
+impl std::fmt::Debug for NodeUid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "NodeUid({}: {:?})", self.name, self.get())
+    }
 }
 
 impl NodeUid {
@@ -70,28 +79,33 @@ pub async fn run(client: Client, node_name: &str, node: NodeUid, objects: Object
     let stream = watcher(api, config).default_backoff();
     pin_mut!(stream);
     let mut listing = Vec::new();
-    while let Some(event) = stream.next().await {
+    loop {
+        let unknown = node.get().is_none() && objects.view() != View::Away;
+        let event = tokio::select! {
+            event = stream.next() => event,
+            () = tokio::time::sleep(calls::jittered(ASK_AGAIN)), if unknown => {
+                node.ask().await;
+                if node.get().is_some() {
+                    objects.touch();
+                }
+                continue;
+            }
+        };
         match event {
-            Ok(watcher::Event::Init) => listing.clear(),
-            Ok(watcher::Event::InitApply(object)) => listing.push(object),
-            Ok(watcher::Event::InitDone) => {
+            Some(Ok(watcher::Event::Init)) => listing.clear(),
+            Some(Ok(watcher::Event::InitApply(object))) => listing.push(object),
+            Some(Ok(watcher::Event::InitDone)) => {
                 // A new list follows a long silence or a new token: the Node may be another one.
                 node.ask().await;
                 objects.list(std::mem::take(&mut listing));
                 heard.open();
             }
-            Ok(watcher::Event::Apply(object)) => objects.put(object),
-            Ok(watcher::Event::Delete(object)) => objects.remove(&object.uid().unwrap_or_default()),
-            Err(e) => debug!("watch: {e}"),
-        }
-        while node.get().is_none() && objects.view() != crate::next::View::Away {
-            tokio::time::sleep(calls::jittered(Duration::from_secs(5))).await;
-            node.ask().await;
-            if node.get().is_some() {
-                objects.touch();
-            } else {
-                break;
+            Some(Ok(watcher::Event::Apply(object))) => objects.put(object),
+            Some(Ok(watcher::Event::Delete(object))) => {
+                objects.remove(&object.uid().unwrap_or_default());
             }
+            Some(Err(e)) => debug!("watch: {e}"),
+            None => return,
         }
     }
 }

@@ -1,0 +1,146 @@
+//! The command line.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+
+use clap::{Parser, ValueEnum};
+use monok8s_api::GoDuration;
+use monok8s_boot::{SlotAddress, reboot::RebootMethod};
+use monok8s_telemetry::logs;
+
+/// Installs OS images on this node as its OSUpgradeProgress objects say.
+#[derive(Clone, Debug, Parser)]
+#[command(version, about)]
+pub struct Args {
+    /// Name of this machine's Node.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: String,
+
+    /// Folder for the agent's record, on storage that both slots mount. In a sandbox: data/monok8s.
+    #[arg(
+        long,
+        default_value_if("sandbox", clap::builder::ArgPredicate::IsPresent, None),
+        required_unless_present = "sandbox"
+    )]
+    pub state_dir: Option<PathBuf>,
+
+    /// Slot A: PARTLABEL=…, PARTUUID=… or a device's path.
+    #[arg(long, default_value = "PARTLABEL=monok8s-a")]
+    pub slot_a: SlotAddress,
+
+    /// Slot B.
+    #[arg(long, default_value = "PARTLABEL=monok8s-b")]
+    pub slot_b: SlotAddress,
+
+    /// The boot loader.
+    #[arg(long, value_enum, default_value_t)]
+    pub boot_loader: BootLoader,
+
+    /// GRUB's environment block, as this process reaches it.
+    #[arg(long, default_value = "/boot/grub/grubenv")]
+    pub grubenv: PathBuf,
+
+    /// Keys of os-release that carry the version; the first that is there counts.
+    #[arg(long, value_delimiter = ',', default_values = ["IMAGE_VERSION", "VERSION_ID"])]
+    pub version_key: Vec<String>,
+
+    /// Files that a slot must hold to boot. Give an empty text for none.
+    #[arg(long, value_delimiter = ',', default_values = ["/boot/vmlinuz"])]
+    pub boot_file: Vec<PathBuf>,
+
+    /// How to reboot: auto, dbus, syscall or command:/ABSOLUTE/PATH.
+    #[arg(long, default_value = "auto")]
+    pub reboot: RebootMethod,
+
+    /// How long a reboot may take before it counts as failed.
+    #[arg(long, default_value = "5m")]
+    pub reboot_timeout: GoDuration,
+
+    /// Address for /healthz, /readyz and /metrics.
+    #[arg(long, default_value = "[::]:8080")]
+    pub listen: SocketAddr,
+
+    /// How log lines are written: text or json.
+    #[arg(long, default_value = "text")]
+    pub log_format: logs::Format,
+
+    /// Where this machine's / is mounted.
+    #[arg(long, default_value = "/host")]
+    pub host_root: PathBuf,
+
+    /// Be the agent of the virtual node in this folder.
+    #[arg(long)]
+    pub sandbox: Option<PathBuf>,
+
+    /// Shortest time between two statuses that only tell of bytes.
+    #[arg(long, default_value = "10s")]
+    pub report_interval: GoDuration,
+
+    /// Percentage points between two statuses that only tell of bytes.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(i32).range(1..=100))]
+    pub report_points: i32,
+
+    /// The controller's namespace, where the ConfigMaps of catalogs are.
+    #[arg(long, env = "POD_NAMESPACE", default_value = monok8s_api::NAMESPACE)]
+    pub namespace: String,
+
+    /// PEM certificates to trust besides the system's when images and catalogs are fetched.
+    #[arg(long)]
+    pub ca_file: Option<PathBuf>,
+
+    /// A kubeconfig. Default: $KUBECONFIG, else the pod's service account.
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// Which boot loader there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum BootLoader {
+    /// The one that is recognised.
+    #[default]
+    Auto,
+    /// GRUB with the shipped grub.cfg.
+    Grub,
+    /// The integrator's own script.
+    Hook,
+}
+
+/// `FromStr` of the types above is what clap goes by; this keeps it so.
+const _: fn() = || {
+    fn parses<T: FromStr>() {}
+    parses::<SlotAddress>();
+    parses::<RebootMethod>();
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn what_the_manifests_and_the_sandbox_say_is_understood() {
+        let args = Args::parse_from([
+            "node-agent",
+            "--node-name=n",
+            "--host-root=/host",
+            "--state-dir=/var/lib/monok8s",
+            "--grubenv=/boot/grub/grubenv",
+            "--listen=[::]:8080",
+            "--log-format=json",
+        ]);
+        assert_eq!(args.version_key, ["IMAGE_VERSION", "VERSION_ID"]);
+        let args = Args::parse_from([
+            "node-agent",
+            "--node-name=n",
+            "--sandbox=/s/machine",
+            "--listen=127.0.0.1:0",
+            "--report-interval=1s",
+        ]);
+        assert_eq!(args.state_dir, None);
+        assert_eq!(args.report_interval, GoDuration::from_secs(1));
+    }
+}

@@ -1,0 +1,254 @@
+//! Puts the real parts together and runs them until SIGTERM.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::{Client, Config, config::Kubeconfig};
+use monok8s_api::reason::FailureReason;
+use monok8s_boot::{
+    Host, Reboot, Roots,
+    host::{RealMachine, VirtualNode},
+    loader::grub::Grub,
+    reboot,
+};
+use monok8s_fetch::{Client as FetchClient, Policy};
+use monok8s_telemetry::{
+    metrics::registry,
+    server::{Readiness, Server},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch as channel,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    args::{Args, BootLoader},
+    events::Events,
+    executor::Executor,
+    install::{Installer, Settings},
+    machine::Hardware,
+    metrics::Metrics,
+    node::{self, Node},
+    objects::Objects,
+    osnode::{self, Facts},
+    pace::Rate,
+    record::Trouble,
+    reporter::Reporter,
+    source::Source,
+    status::Live,
+    watch::{self, NodeUid},
+};
+
+/// How long the executor may take to come to a stop after SIGTERM.
+const STOP: Duration = Duration::from_secs(8);
+
+/// Longest time for a connection to the API server to come up.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Why the agent cannot run at all.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No way to the API server.
+    #[error(
+        "the API server's address or credentials cannot be told: {0}; set KUBECONFIG or run in a pod"
+    )]
+    Kube(String),
+    /// The endpoints.
+    #[error(transparent)]
+    Serve(#[from] monok8s_telemetry::server::ServeError),
+    /// The HTTP client.
+    #[error(transparent)]
+    Fetch(#[from] monok8s_fetch::BuildError),
+    /// Signals.
+    #[error("signals cannot be received: {0}")]
+    Signals(#[from] std::io::Error),
+}
+
+/// Runs the agent until SIGTERM or SIGINT.
+pub async fn run(args: Args) -> Result<(), StartError> {
+    // Another part of the process may have installed it already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let stop = stop_on_signal()?;
+    let client = client(&args).await?;
+
+    let mut metrics_registry = registry("agent", env!("CARGO_PKG_VERSION"));
+    let metrics = Metrics::register(&mut metrics_registry);
+    let readiness = Readiness::default();
+    let heard = readiness.gate("watch");
+    let server = Server::bind(args.listen).await?;
+    info!(node = %args.node_name, address = %server.address(), "agent {}", env!("CARGO_PKG_VERSION"));
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        let ended = server
+            .run(metrics_registry, readiness, async move {
+                stopping.cancelled().await;
+            })
+            .await;
+        if let Err(e) = ended {
+            warn!("{e}");
+        }
+    });
+
+    let objects = Objects::default();
+    let uid = NodeUid::new(client.clone(), &args.node_name);
+    let (live, shown) = channel::channel(Live::default());
+    let (facts, published) = channel::channel(Facts::default());
+    let reporter = Reporter::new(
+        client.clone(),
+        objects.clone(),
+        shown,
+        Rate {
+            interval: args.report_interval.into(),
+            points: args.report_points,
+        },
+        metrics.clone(),
+    );
+    tokio::spawn(reporter.clone().run());
+    tokio::spawn(osnode::run(
+        client.clone(),
+        args.node_name.clone(),
+        published,
+    ));
+    {
+        let (client, name) = (client.clone(), args.node_name.clone());
+        let (uid, objects) = (uid.clone(), objects.clone());
+        tokio::spawn(async move { watch::run(client, &name, uid, objects, heard).await });
+    }
+
+    let (hardware, rebooter) = machine(&args);
+    let fetch = fetch_client(&args)?;
+    let installer = Installer::new(
+        fetch.with_policy(Policy { allow_http: true }),
+        Arc::clone(&hardware.host),
+        objects.clone(),
+        live,
+        metrics.clone(),
+        Settings {
+            state_dir: hardware.state_dir.clone(),
+            version_keys: args.version_key.clone(),
+            boot_files: args
+                .boot_file
+                .iter()
+                .filter(|f| !f.as_os_str().is_empty())
+                .cloned()
+                .collect(),
+        },
+        stop.clone(),
+    );
+    let node = Node {
+        hardware,
+        rebooter,
+        reboot_limit: args.reboot_timeout.into(),
+        objects,
+        uid,
+        reporter,
+        installer,
+        source: Source::new(client.clone(), fetch, args.namespace.clone()),
+        facts,
+        events: Events::new(client, &args.node_name),
+        metrics,
+        stop: stop.clone(),
+        reboot: None,
+        look: None,
+    };
+    let executor = Executor::new(node);
+    // A switch has no await in it, so that it is over or has not begun when this is given up.
+    tokio::select! {
+        () = node::run(executor) => {}
+        () = async { stop.cancelled().await; tokio::time::sleep(STOP).await } => {
+            warn!("the executor did not stop within {STOP:?}");
+        }
+    }
+    info!("ended");
+    Ok(())
+}
+
+fn stop_on_signal() -> Result<CancellationToken, StartError> {
+    let stop = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        info!("ending");
+        stopping.cancel();
+    });
+    Ok(stop)
+}
+
+async fn client(args: &Args) -> Result<Client, StartError> {
+    let unusable = |e: &dyn std::fmt::Display| StartError::Kube(e.to_string());
+    let mut config = match &args.kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path).map_err(|e| unusable(&e))?;
+            Config::from_custom_kubeconfig(file, &Default::default())
+                .await
+                .map_err(|e| unusable(&e))?
+        }
+        None => Config::infer().await.map_err(|e| unusable(&e))?,
+    };
+    config.connect_timeout = Some(CONNECT);
+    Client::try_from(config).map_err(|e| unusable(&e))
+}
+
+/// Images and catalogs come by the same client; only images may come by plain http.
+fn fetch_client(args: &Args) -> Result<FetchClient, StartError> {
+    let mut builder = FetchClient::builder();
+    if let Some(path) = &args.ca_file {
+        builder = builder.ca_file(path)?;
+    }
+    Ok(builder.build()?)
+}
+
+/// The machine and how to reboot it.
+fn machine(args: &Args) -> (Hardware, Arc<dyn Reboot>) {
+    if let Some(folder) = &args.sandbox {
+        let node = VirtualNode::new(folder);
+        let state_dir = args
+            .state_dir
+            .clone()
+            .unwrap_or_else(|| node.data().join("monok8s"));
+        let grub = Grub::new(node.grubenv());
+        let rebooter = reboot::for_virtual_node(&args.reboot, &node);
+        return (
+            Hardware {
+                host: Arc::new(node) as Arc<dyn Host>,
+                loader: Ok(Arc::new(grub)),
+                version_keys: args.version_key.clone(),
+                state_dir,
+            },
+            Arc::from(rebooter),
+        );
+    }
+    let roots = Roots::under(&args.host_root);
+    let rebooter = reboot::for_machine(&args.reboot, &roots);
+    let host = RealMachine::new(roots, args.slot_a.clone(), args.slot_b.clone());
+    let loader = match args.boot_loader {
+        BootLoader::Grub => Ok(Arc::new(Grub::new(&args.grubenv)) as _),
+        BootLoader::Auto if args.grubenv.exists() => Ok(Arc::new(Grub::new(&args.grubenv)) as _),
+        BootLoader::Auto => Err(Trouble::new(
+            FailureReason::BootLoaderUnknown,
+            format!(
+                "no boot loader was recognised: there is no GRUB environment block at {}; say where it is with --grubenv",
+                args.grubenv.display()
+            ),
+        )),
+        BootLoader::Hook => Err(Trouble::new(
+            FailureReason::BootLoaderUnknown,
+            "this release of the node agent has no hook for other boot loaders; use --boot-loader=grub",
+        )),
+    };
+    let hardware = Hardware {
+        host: Arc::new(host),
+        loader,
+        version_keys: args.version_key.clone(),
+        state_dir: args.state_dir.clone().unwrap_or_default(),
+    };
+    (hardware, Arc::from(rebooter))
+}

@@ -1,0 +1,196 @@
+//! One look at the machine: slots, boot loader, running system.
+
+use std::{path::PathBuf, sync::Arc};
+
+use monok8s_api::reason::{BootLoaderKind, FailureReason, SlotState};
+use monok8s_boot::{
+    BootLoader, BootState, Host, Machine as Slots, SlotName, inspect,
+    loader::{LoaderError, LoaderKind},
+};
+
+use crate::{
+    next::System,
+    reasons,
+    record::{SlotRecord, Store, Trouble},
+    status::shown_version,
+};
+
+/// The machine's parts.
+#[derive(Clone, Debug)]
+pub struct Hardware {
+    /// Slots and running system.
+    pub host: Arc<dyn Host>,
+    /// The boot loader, or why there is none.
+    pub loader: Result<Arc<dyn BootLoader>, Trouble>,
+    /// Keys of os-release that carry the version.
+    pub version_keys: Vec<String>,
+    /// The folder that both slots share.
+    pub state_dir: PathBuf,
+}
+
+/// What one look has shown.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// The kernel's ID of this boot; empty when even that cannot be read.
+    pub boot_id: String,
+    /// Version that runs; empty when not known.
+    pub version: String,
+    /// Both slots, and which runs.
+    pub slots: Result<Slots, Trouble>,
+    /// What decisions are made from.
+    pub system: Result<System, Trouble>,
+}
+
+impl Hardware {
+    /// Looks. Blocks on a disk.
+    pub fn look(&self) -> Look {
+        let slots = self
+            .host
+            .identify()
+            .map_err(|e| Trouble::new(reasons::of_boot(e.reason()), e.to_string()));
+        let version = self.host.running_os().map_or_else(
+            |_| String::new(),
+            |os| {
+                os.version(&self.version_keys)
+                    .unwrap_or_default()
+                    .to_owned()
+            },
+        );
+        let boot_id = match &slots {
+            Ok(slots) => slots.boot_id.clone(),
+            Err(_) => self.host.boot_id().unwrap_or_default(),
+        };
+        let state = self
+            .loader()
+            .and_then(|loader| loader.state().map_err(|e| loader_trouble(&e)));
+        let system = match (&slots, state) {
+            (Ok(slots), Ok(state)) => Ok(system(slots.active, &version, state)),
+            (Err(trouble), _) => Err(trouble.clone()),
+            (_, Err(trouble)) => Err(trouble),
+        };
+        Look {
+            boot_id,
+            version,
+            slots,
+            system,
+        }
+    }
+
+    /// Which boot loader it is.
+    pub fn loader_kind(&self) -> Option<BootLoaderKind> {
+        let loader = self.loader.as_ref().ok()?;
+        Some(match loader.kind() {
+            LoaderKind::Grub => BootLoaderKind::GRUB,
+            LoaderKind::Hook => BootLoaderKind::Hook,
+        })
+    }
+
+    /// Changes the boot loader's variables.
+    pub fn change(
+        &self,
+        change: impl FnOnce(&dyn BootLoader) -> Result<(), LoaderError>,
+    ) -> Result<(), Trouble> {
+        change(self.loader()?).map_err(|e| loader_trouble(&e))
+    }
+
+    /// What a slot holds of which there is no record.
+    pub fn look_into(&self, slot: SlotName) -> SlotRecord {
+        let mut found = SlotRecord {
+            state: SlotState::Unknown,
+            version: String::new(),
+            checksum: String::new(),
+        };
+        let Ok(slots) = self.host.identify() else {
+            return found;
+        };
+        let device = &slots.slot(slot).device;
+        match inspect::inspect(device, &[]) {
+            Ok(inside) => {
+                let version = inside.os_release.version(&self.version_keys);
+                found.version = shown_version(version.unwrap_or_default());
+            }
+            Err(_) if begins_with_nothing(device) => found.state = SlotState::Empty,
+            Err(_) => {}
+        }
+        found
+    }
+
+    /// The record's file, when its folder can hold one.
+    pub fn store(&self) -> Result<Store, Trouble> {
+        // Only the last folder: when the one above is missing, the storage is not mounted. What is wrong otherwise is
+        // told by the check.
+        let _ = std::fs::create_dir(&self.state_dir);
+        self.host
+            .check_persistent(&self.state_dir)
+            .map_err(|e| Trouble::new(FailureReason::StateNotPersistent, e.to_string()))?;
+        Ok(Store::new(&self.state_dir))
+    }
+
+    fn loader(&self) -> Result<&dyn BootLoader, Trouble> {
+        match &self.loader {
+            Ok(loader) => Ok(&**loader),
+            Err(trouble) => Err(trouble.clone()),
+        }
+    }
+}
+
+fn loader_trouble(e: &LoaderError) -> Trouble {
+    Trouble::new(
+        reasons::of_boot(e.reason()),
+        format!(
+            "{e}; see that the boot folder is mounted and writable, then change spec.retryNonce"
+        ),
+    )
+}
+
+fn system(active: SlotName, version: &str, state: BootState) -> System {
+    // What grub.cfg does: the default if it may be started, else the other one; without a default the first.
+    let named = state.default.unwrap_or(SlotName::A);
+    System {
+        active,
+        version: version.to_owned(),
+        default: [named, named.other()].into_iter().find(|s| state.ok(*s)),
+        settled: state.default == Some(active) && state.ok(active),
+        trial: state.trial,
+    }
+}
+
+/// Whether a device begins with a mebibyte of zeros, as one that was never written to does.
+fn begins_with_nothing(device: &std::path::Path) -> bool {
+    use std::io::Read as _;
+    let mut begin = Vec::new();
+    std::fs::File::open(device)
+        .and_then(|file| file.take(1 << 20).read_to_end(&mut begin))
+        .is_ok_and(|n| n > 0 && begin.iter().all(|b| *b == 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_the_slot_that_would_be_started() {
+        use SlotName::{A, B};
+        for (default, a_ok, b_ok, effective, settled) in [
+            (Some(A), true, true, Some(A), true),
+            (Some(B), true, true, Some(B), false),
+            (Some(B), true, false, Some(A), false),
+            (None, true, true, Some(A), false),
+            (None, false, true, Some(B), false),
+            (Some(A), false, false, None, false),
+        ] {
+            let state = BootState {
+                default,
+                trial: None,
+                a_ok,
+                b_ok,
+            };
+            let system = system(A, "v1.35.1", state);
+            assert_eq!(
+                (system.default, system.settled),
+                (effective, settled),
+                "{state:?}"
+            );
+        }
+    }
+}

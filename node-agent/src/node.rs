@@ -1,0 +1,306 @@
+//! The executor's effects on the real machine and the real API server, and its loop.
+
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::jiff::Timestamp;
+use monok8s_api::reason::{FailureReason, ProgressPhase};
+use monok8s_boot::{Reboot, SlotName, clock};
+use tokio::{sync::watch, task::block_in_place};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    calls::{Backoff, jittered},
+    effects::{Away, Choice, Effects, Job, NoChoice, Opened, Reply, Written},
+    events::Events,
+    executor::{Executor, Flow},
+    install::Installer,
+    machine::{Hardware, Look},
+    metrics::Metrics,
+    next::{For, Machine, Progress, RebootWatch, System, View},
+    objects::Objects,
+    osnode::Facts,
+    record::{Attempt, Record, SlotRecord, Trouble},
+    reporter::Reporter,
+    source::Source,
+    status::Here,
+    watch::NodeUid,
+};
+
+/// How often a machine that cannot be told is looked at again before that counts.
+const LOOKS: usize = 3;
+
+/// Pause between two looks.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
+
+/// How long a reboot waits for the API server to take the status that announces it.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Everything real.
+#[derive(Debug)]
+pub struct Node {
+    /// The machine.
+    pub hardware: Hardware,
+    /// How to reboot it.
+    pub rebooter: Arc<dyn Reboot>,
+    /// How long a reboot may take to end this process.
+    pub reboot_limit: Duration,
+    /// The objects.
+    pub objects: Objects,
+    /// Which Node this is.
+    pub uid: NodeUid,
+    /// Statuses.
+    pub reporter: Reporter,
+    /// Slots.
+    pub installer: Installer,
+    /// Images.
+    pub source: Source,
+    /// The OSNode.
+    pub facts: watch::Sender<Facts>,
+    /// Events.
+    pub events: Events,
+    /// Counts.
+    pub metrics: Metrics,
+    /// The process is to end.
+    pub stop: CancellationToken,
+    /// What came of the reboot.
+    pub reboot: Option<Asked>,
+    /// The last look.
+    pub look: Option<Look>,
+}
+
+/// A reboot that was asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// When, on the boot-time clock.
+    at: Duration,
+    refused: bool,
+}
+
+impl Node {
+    async fn look(&mut self) -> Look {
+        let mut look = block_in_place(|| self.hardware.look());
+        for _ in 1..LOOKS {
+            let before = self.look.as_ref().map(|l| l.system.is_ok());
+            // Known trouble is not waited for.
+            if look.system.is_ok() || before == Some(false) {
+                break;
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+            look = block_in_place(|| self.hardware.look());
+        }
+        self.look = Some(look.clone());
+        look
+    }
+
+    /// A progress for another Node may be for the Node that this one has become.
+    async fn recheck_uid(&self) {
+        let View::Listed(progresses) = self.objects.view() else {
+            return;
+        };
+        let known = self.uid.get();
+        let stranger =
+            |p: &Progress| p.node_uid.is_some() && p.node_uid != known && !p.phase.is_terminal();
+        if progresses.iter().any(stranger) {
+            self.uid.ask().await;
+        }
+    }
+
+    /// Waits for an answer unless the process is to end.
+    async fn unless_stopping<T>(
+        &self,
+        answer: impl Future<Output = Result<T, Away>>,
+    ) -> Result<T, Away> {
+        tokio::select! {
+            answer = answer => answer,
+            () = self.stop.cancelled() => Err(Away("the agent is ending".to_owned())),
+        }
+    }
+}
+
+impl Effects for Node {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    fn load(&mut self) -> Result<Option<Record>, Trouble> {
+        block_in_place(|| {
+            let store = self.hardware.store()?;
+            store.load().map_err(|e| e.trouble())
+        })
+    }
+
+    fn save(&mut self, record: &Record) -> Result<(), Trouble> {
+        block_in_place(|| {
+            let store = self.hardware.store()?;
+            store.save(record).map_err(|e| e.trouble())
+        })
+    }
+
+    async fn machine(&mut self) -> Machine {
+        let look = self.look().await;
+        self.recheck_uid().await;
+        self.reporter.here(Here {
+            boot_id: look.boot_id.clone(),
+            system: look.system.as_ref().ok().cloned(),
+        });
+        Machine {
+            boot_id: look.boot_id,
+            node_uid: self.uid.get(),
+            system: look.system,
+        }
+    }
+
+    fn look_into(&mut self, slot: SlotName) -> SlotRecord {
+        block_in_place(|| self.hardware.look_into(slot))
+    }
+
+    fn mark_unbootable(&mut self, slot: SlotName) -> Result<(), Trouble> {
+        block_in_place(|| self.hardware.change(|l| l.mark_unbootable(slot)))
+    }
+
+    fn try_once(&mut self, slot: SlotName) -> Result<(), Trouble> {
+        block_in_place(|| self.hardware.change(|l| l.try_once(slot)))
+    }
+
+    fn mark_good(&mut self, slot: SlotName) -> Result<(), Trouble> {
+        block_in_place(|| self.hardware.change(|l| l.mark_good(slot)))
+    }
+
+    fn mark_bad(&mut self, slot: SlotName) -> Result<(), Trouble> {
+        block_in_place(|| self.hardware.change(|l| l.mark_bad(slot)))
+    }
+
+    async fn open(&mut self, job: &Job) -> Opened {
+        self.installer.open(job).await
+    }
+
+    async fn write(&mut self, job: &Job) -> Written {
+        self.installer.write(job).await
+    }
+
+    async fn reboot(&mut self) {
+        self.metrics.reboot();
+        info!("rebooting");
+        let refused = match self.rebooter.reboot().await {
+            Ok(()) => false,
+            Err(e) => {
+                warn!("{e}");
+                true
+            }
+        };
+        self.reboot = Some(Asked {
+            at: clock::since_boot(),
+            refused,
+        });
+    }
+
+    fn reboot_watch(&self) -> RebootWatch {
+        match self.reboot {
+            None => RebootWatch::NotAsked,
+            Some(asked) if asked.refused => RebootWatch::Overdue,
+            Some(asked) if clock::since_boot().saturating_sub(asked.at) > self.reboot_limit => {
+                RebootWatch::Overdue
+            }
+            Some(_) => RebootWatch::Asked,
+        }
+    }
+
+    fn view(&self) -> View {
+        self.objects.view()
+    }
+
+    async fn report(&mut self, attempt: &Attempt) -> Result<Reply, Away> {
+        let answer = self.reporter.report(attempt);
+        if attempt.switch.is_some() && attempt.end.is_none() {
+            let late = || Away(format!("no answer within {FAREWELL:?}"));
+            let answer = async {
+                tokio::time::timeout(FAREWELL, answer)
+                    .await
+                    .unwrap_or_else(|_| Err(late()))
+            };
+            return self.unless_stopping(answer).await;
+        }
+        self.unless_stopping(answer).await
+    }
+
+    fn show(&mut self, attempt: &Attempt) {
+        self.reporter.show(attempt);
+    }
+
+    async fn read_fresh(&mut self, attempt: &Attempt) -> Result<(), Away> {
+        let answer = self.reporter.read(&attempt.name, &attempt.uid);
+        self.unless_stopping(answer).await
+    }
+
+    async fn choose(&mut self, uid: &str, system: &System) -> Result<Choice, NoChoice> {
+        let stopping = NoChoice::Away(Away("the agent is ending".to_owned()));
+        let Some(object) = self.objects.get(uid) else {
+            return Err(NoChoice::Refused(Trouble::new(
+                FailureReason::SourceNotFound,
+                "the progress is gone",
+            )));
+        };
+        tokio::select! {
+            choice = self.source.choose(&object, system) => choice,
+            () = self.stop.cancelled() => Err(stopping),
+        }
+    }
+
+    fn publish(&mut self, record: Result<&Record, &Trouble>, machine: &Machine) {
+        let Some(look) = &self.look else {
+            return;
+        };
+        let none = Record::default();
+        let facts = Facts::new(
+            record.unwrap_or(&none),
+            machine,
+            look.slots.as_ref().ok().cloned(),
+            self.hardware.loader_kind(),
+            &look.version,
+            record.err().cloned(),
+        );
+        self.facts.send_if_modified(|known| {
+            let changed = *known != facts;
+            *known = facts;
+            changed
+        });
+    }
+
+    fn event(&mut self, attempt: &Attempt) {
+        if let Some(end) = &attempt.end {
+            let phase: &ProgressPhase = &end.phase;
+            self.metrics.ended(phase, &end.reason);
+        }
+        self.events.tell(attempt);
+    }
+}
+
+/// Decides and acts until the process is to end.
+pub async fn run(mut executor: Executor<Node>) {
+    let stop = executor.effects().stop.clone();
+    let mut changed = executor.effects().objects.subscribe();
+    let mut backoff = Backoff::default();
+    while !stop.is_cancelled() {
+        changed.mark_unchanged();
+        let pause = match executor.step().await {
+            Flow::Again => {
+                backoff.reset();
+                continue;
+            }
+            Flow::Stopped => continue,
+            Flow::Wait(For::Work | For::Release) => None,
+            Flow::Wait(For::ApiServer | For::Reboot) => Some(jittered(Duration::from_secs(5))),
+            Flow::Backoff(why) => {
+                let pause = backoff.next_pause();
+                info!("again in {pause:?}: {why}");
+                Some(pause)
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
+            _ = changed.changed() => {}
+        }
+    }
+}
