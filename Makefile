@@ -1,4 +1,57 @@
-# `make demo` shows the system work, `make test` tests it.
+# `make demo` shows the system work, `make test` tests it; `make` alone lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+SANDBOX := cargo run --quiet --locked --package monok8s-sandbox --bin sandbox --
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install what the demo needs (as root), or print the line to type
+	@tests/sandbox/setup.sh
+
+.PHONY: setup-test
+setup-test: ## the same for the tests
+	@tests/sandbox/setup.sh test
+
+# The end-to-end tests and the demo run the programs that stand beside them.
+.PHONY: build
+build: setup ## build every program
+	cargo build --workspace --bins --locked
+
+.PHONY: demo
+demo: build ## upgrade three virtual nodes, see one fail and be cured; KEEP=1 leaves everything up
+	@$(SANDBOX) demo $(if $(filter-out 0,$(KEEP)),--keep)
+
+.PHONY: down
+down: ## end what `make demo KEEP=1` or `make control-plane` left up
+	@$(SANDBOX) down
+
+.PHONY: control-plane
+control-plane: build ## leave a real control plane running and print its kubeconfig
+	@$(SANDBOX) control-plane
+
+# The control plane's programs are found or built first: a test would hide the lines that say so.
 .PHONY: test
-test:
+test: setup-test build ## run every test
+	@$(SANDBOX) assets
 	cargo test --workspace --locked
+
+.PHONY: lint
+lint: ## formatting, clippy without warnings, and cargo-deny where it is installed
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny check; else echo "cargo-deny is not installed: skipped"; fi
+
+.PHONY: manifests
+manifests: ## write the CRDs and the reference pages from api/
+	cargo run --quiet --locked --package monok8s-api --example crds -- manifests/crds
+	cargo run --quiet --locked --package monok8s-api --example reference -- docs/reference
+
+.PHONY: bench
+bench: build ## what planning costs, and what watches cost the API server
+	cargo bench --locked --package monok8s-controller
+	@$(SANDBOX) bench-watches

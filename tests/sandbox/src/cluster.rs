@@ -42,6 +42,8 @@ pub struct ClusterOptions {
     pub image_payload: u64,
     /// How many replicas of the controller run.
     pub controllers: usize,
+    /// Whether `manifests/` are applied.
+    pub manifests: bool,
     /// More arguments for the controller.
     pub controller_arguments: Vec<String>,
     /// How long a node may leave its Lease unrenewed before it is not Ready.
@@ -60,6 +62,7 @@ impl Default for ClusterOptions {
             image_size: 32 << 20,
             image_payload: 4 << 20,
             controllers: 1,
+            manifests: true,
             controller_arguments: Vec::new(),
             node_monitor_grace: Options::default().node_monitor_grace,
         }
@@ -130,8 +133,10 @@ impl Cluster {
         let plane =
             ControlPlane::start(&assets, &folder.path().join("control-plane"), plane_options)
                 .await?;
-        say("installing the custom resources, roles and the agents' fence");
-        manifests::install(&plane.kubectl()).await?;
+        if options.manifests {
+            say("installing the custom resources, roles and the agents' fence");
+            manifests::install(&plane.kubectl()).await?;
+        }
         let mut cluster = Self {
             controllers: Vec::new(),
             nodes: Vec::new(),
@@ -145,7 +150,13 @@ impl Cluster {
             },
             folder,
         };
-        for version in std::iter::once(&options.version).chain(&options.images) {
+        for version in options
+            .nodes
+            .first()
+            .map(|_| &options.version)
+            .into_iter()
+            .chain(&options.images)
+        {
             say(&format!("making the image of {version}"));
             cluster.add_image(&cluster.root_fs(version))?;
         }
@@ -211,7 +222,11 @@ impl Cluster {
     /// Adds a node with the version the cluster began with, and waits until it is Ready.
     pub async fn add_node(&mut self, options: NodeOptions) -> Result<&Node> {
         let folder = self.folder.path().join("nodes").join(&options.name);
-        let image = self.image(&self.options.version)?.clone();
+        let version = self.options.version.clone();
+        let image = match self.images.get(&version) {
+            Some(image) => image.clone(),
+            None => self.add_image(&self.root_fs(&version))?.clone(),
+        };
         let node = Node::start(&self.plane, &folder, &image, options).await?;
         self.nodes.push(node);
         self.nodes.last().context("the node just added is gone")
@@ -226,7 +241,7 @@ impl Cluster {
                 .await
                 .context("cannot list OSNodes")?;
             let knows = |node: &&Node| {
-                node.agent_pid().is_none()
+                !node.expects_agent()
                     || observed.iter().any(|object| {
                         object.metadata.name.as_deref() == Some(node.name())
                             && object

@@ -65,6 +65,11 @@ impl Daemon {
         self.held.send_replace(held);
     }
 
+    /// Whether it is held back.
+    pub fn is_held(&self) -> bool {
+        *self.held.borrow()
+    }
+
     /// Sends its process group a signal, if it runs.
     pub fn signal(&self, signal: Signal) {
         if let Some(running) = self.running() {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use monok8s_boot::{
-    SlotName,
+    SlotName, cmdline,
     host::VirtualNode,
     inspect::{self, OsRelease, VERSION_KEYS},
     loader::grub::model::{self, Start, Surroundings},
@@ -88,12 +88,8 @@ pub fn power_on(
 
 /// The kernel command line that `grub.cfg` passes.
 pub fn command_line(start: Start, root: &Path) -> String {
-    format!(
-        "BOOT_IMAGE={KERNEL} root={} monok8s.slot={} monok8s.trial={} ro panic=10\n",
-        root.display(),
-        start.slot,
-        u8::from(start.trial)
-    )
+    let words = cmdline::kernel_words(start.slot, start.trial, &root.display().to_string());
+    format!("BOOT_IMAGE={KERNEL} {words}\n")
 }
 
 /// The file or block device of a slot.

@@ -27,6 +27,7 @@ pub mod daemon;
 pub mod firmware;
 pub mod image_server;
 pub mod images;
+pub mod instance;
 pub mod kubeconfig;
 pub mod kubectl;
 pub mod kubelet;
@@ -38,6 +39,7 @@ pub mod ports;
 pub mod process;
 pub mod scratch;
 pub mod service_account;
+pub mod supervisor;
 pub mod wait;
 
 /// Chooses the TLS implementation of this process, once; further calls change nothing.

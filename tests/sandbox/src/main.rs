@@ -1,2 +1,179 @@
-//! Placeholder.
-fn main() {}
+//! `sandbox`: a cluster of A/B nodes on this machine, to watch and to try things on.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod demo;
+mod live;
+mod screen;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use monok8s_sandbox::{
+    assets::Assets,
+    instance::{self, Instance},
+    supervisor::{self, Order, Plan},
+};
+use tracing_subscriber::EnvFilter;
+
+/// A cluster of A/B nodes on this machine: real control plane, real images, virtual nodes.
+#[derive(Parser)]
+#[command(name = "sandbox", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Upgrade three nodes before your eyes; then one fails and is cured.
+    Demo {
+        /// Leave everything up afterwards; `sandbox down` ends it.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Start a control plane without nodes and leave it running.
+    ControlPlane,
+    /// Find the control plane's programs, or build them, and print where they are.
+    Assets,
+    /// What a status write costs the API server, with and without watches.
+    BenchWatches,
+    /// End whatever was left up.
+    Down,
+    /// Answer requests to the demo's image server with a fault, such as `/rootfs-v1.36.0.ext4.zst status=404`.
+    Fault {
+        /// The path.
+        path: String,
+        /// `status=404`, `status=503/2`, `reset-after=1000`, `stall-after=1000`, …
+        fault: String,
+    },
+    /// End a path's fault.
+    Cure {
+        /// The path.
+        path: String,
+    },
+    /// Cut the power of one of the demo's nodes.
+    PowerCut {
+        /// The node, such as node-2.
+        node: String,
+    },
+    /// Put a node's power on again.
+    PowerOn {
+        /// The node.
+        node: String,
+    },
+    /// Let a node's next trial boot hang, so that it falls back.
+    FailTrial {
+        /// The node.
+        node: String,
+    },
+    /// The process behind all these.
+    #[command(hide = true)]
+    Supervise {
+        /// Its folder.
+        folder: PathBuf,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("warn,kube_client=off"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    match run(Arguments::parse().command).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("sandbox: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(action: Action) -> Result<ExitCode> {
+    let order = match action {
+        Action::Demo { keep } => return demo::run(keep).await,
+        Action::ControlPlane => {
+            control_plane().await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Action::Assets => {
+            assets().await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Action::BenchWatches => {
+            bench::run().await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Action::Down => {
+            down().await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Action::Supervise { folder } => {
+            let _lock = instance::hold_lock(&folder)?;
+            let plan =
+                std::fs::read_to_string(folder.join("plan.json")).context("there is no plan")?;
+            supervisor::supervise(
+                &folder,
+                serde_json::from_str(&plan).context("the plan is none")?,
+            )
+            .await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Action::Fault { path, fault } => Order::Fault { path, fault },
+        Action::Cure { path } => Order::Cure { path },
+        Action::PowerCut { node } => Order::PowerCut { node },
+        Action::PowerOn { node } => Order::PowerOn { node },
+        Action::FailTrial { node } => Order::FailTrial { node },
+    };
+    Instance::demo().order(&order).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn assets() -> Result<()> {
+    let assets = Assets::find(|line| println!("{line}")).await?;
+    for program in [
+        &assets.etcd,
+        &assets.kube_apiserver,
+        &assets.kube_controller_manager,
+        &assets.kubectl,
+    ] {
+        println!("{}", program.display());
+    }
+    Ok(())
+}
+
+async fn control_plane() -> Result<()> {
+    let plan = Plan {
+        nodes: 0,
+        controllers: 0,
+        version: "v1.34.1".into(),
+        images: Vec::new(),
+        payload: 1 << 20,
+        bytes_per_second: 0,
+    };
+    let up = Instance::control_plane()
+        .start(&plan, true, &mut |line| println!("{line}"))
+        .await?;
+    println!("\nThe control plane is up; `make down` ends it.\n");
+    println!("export KUBECONFIG={}", up.kubeconfig.display());
+    println!("{} get namespaces", up.kubectl.display());
+    Ok(())
+}
+
+async fn down() -> Result<()> {
+    let mut any = false;
+    for instance in [Instance::demo(), Instance::control_plane()] {
+        if instance.down().await? {
+            println!("ended {}", instance.folder().display());
+            any = true;
+        }
+    }
+    if !any {
+        println!("nothing is up");
+    }
+    Ok(())
+}

@@ -417,6 +417,11 @@ impl Node {
         self.agent.daemon.pid()
     }
 
+    /// Whether an agent runs, or is about to.
+    pub fn expects_agent(&self) -> bool {
+        !self.agent.daemon.is_held()
+    }
+
     /// The kubeconfig the agent uses: its service account, its token bound to the Node.
     pub fn agent_kubeconfig(&self) -> PathBuf {
         self.agent.kubeconfig()

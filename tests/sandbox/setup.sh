@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Sees to it that the programs are there that the build, the demo and (with the argument `test`) the
+# tests call. As root on Debian or Ubuntu it installs what is missing, else it prints the line to type.
+set -euo pipefail
+
+# program:package
+needed=(
+  cc:gcc              # the linker, and the C parts of zstd and ring
+  mkfs.ext4:e2fsprogs # root file systems
+  debugfs:e2fsprogs
+  setpriv:util-linux  # children that die with their parent
+  setsid:util-linux
+)
+if [ "${1:-}" = test ]; then
+  needed+=(
+    losetup:mount     # slots on block devices, where root allows
+    mkswap:util-linux
+    partx:util-linux
+    unshare:util-linux
+    sgdisk:gdisk      # partition tables
+    script:bsdutils   # GRUB's own interpreter over the shipped grub.cfg
+    grub-emu:grub-emu
+    grub-script-check:grub-common
+  )
+fi
+
+has() { command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ]; }
+
+missing=()
+for pair in "${needed[@]}"; do
+  has "${pair%%:*}" || missing+=("${pair##*:}")
+done
+# Headers have no program to look for; gcc alone does not bring them.
+[ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
+
+if [ ${#missing[@]} -gt 0 ]; then
+  mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+  install="apt-get install -y --no-install-recommends ${missing[*]}"
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -q
+    $install
+  else
+    echo "These packages are missing. Install them (names are Debian's) and run make again:" >&2
+    echo "  sudo $install" >&2
+    exit 1
+  fi
+fi
+
+if ! command -v cargo >/dev/null; then
+  echo "cargo is missing. Install Rust: https://rustup.rs" >&2
+  exit 1
+fi
+# Go builds the control plane once, where there is none to be found.
+built="${XDG_CACHE_HOME:-$HOME/.cache}/monok8s/control-plane"
+if ! command -v go >/dev/null && [ -z "${KUBEBUILDER_ASSETS:-}" ] && ! command -v kube-apiserver >/dev/null \
+  && ! compgen -G "$built/*/kube-apiserver" >/dev/null; then
+  echo "go is missing, and no Kubernetes control plane is here that would make it unnecessary." >&2
+  echo "Install Go: https://go.dev/dl, or set KUBEBUILDER_ASSETS to a folder with kube-apiserver, etcd," >&2
+  echo "kube-controller-manager and kubectl of Kubernetes 1.34 or newer." >&2
+  exit 1
+fi
