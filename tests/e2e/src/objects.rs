@@ -1,6 +1,9 @@
 //! The objects of an upgrade as a test writes them, and waiting for what becomes of them.
 
-use std::{fmt::Debug, time::Duration};
+use std::{
+    fmt::{Debug, Write as _},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
@@ -331,6 +334,8 @@ pub fn fleet(cluster: &Cluster) -> String {
     cluster
         .nodes()
         .iter()
-        .map(|node| format!("{}: {:?}\n", node.name(), node.boot()))
-        .collect()
+        .fold(String::new(), |mut shown, node| {
+            let _ = writeln!(shown, "{}: {:?}", node.name(), node.boot());
+            shown
+        })
 }

@@ -17,6 +17,12 @@ use monok8s_sandbox::{
 
 const OLD: &str = "v1.34.1";
 const NEW: &str = "v1.34.2";
+/// Larger than the slots.
+const LARGER: &str = "v1.34.3";
+/// With another version inside.
+const OTHER_INSIDE: &str = "v1.34.4";
+/// With the new version inside and no kernel.
+const NO_KERNEL: &str = "v1.34.5";
 const SLOT: u64 = 64 << 20;
 
 /// What the server does, and what the catalog says, when everything is right.
@@ -101,6 +107,87 @@ async fn ends(
     objects::boots(node, OLD).await
 }
 
+/// A case, what is offered, the reasons it may end with, and whether bytes reached the slot by then.
+type Bad = (&'static str, Offer, &'static [&'static str], bool);
+
+/// Every bad image.
+fn offers(cluster: &Cluster) -> Result<Vec<Bad>> {
+    let image = cluster.image(NEW)?;
+    let file = std::fs::read(&image.file).context("the image is gone")?;
+    let half = file.len() / 2;
+    let of = |version: &str| cluster.image(version).and_then(Offer::of);
+    Ok(vec![
+        (
+            "truncated",
+            Offer::bytes(image, file[..half].to_vec())?,
+            &["DecodeFailed"],
+            true,
+        ),
+        (
+            "corrupted",
+            Offer::with(image, Fault::FlipBit(half as u64))?,
+            &["ChecksumMismatch", "DecodeFailed"],
+            true,
+        ),
+        (
+            "wrong-size",
+            Offer {
+                size: Some(image.size + 4096),
+                ..Offer::of(image)?
+            },
+            &["SizeMismatch"],
+            false,
+        ),
+        ("larger-than-slot", of(LARGER)?, &["ImageTooLarge"], false),
+        (
+            "page",
+            Offer::with(image, Fault::Html)?,
+            &["NotAnImage"],
+            false,
+        ),
+        (
+            "not-zstd",
+            Offer::bytes(image, b"<!DOCTYPE html><title>PRIVATE".to_vec())?,
+            &["NotAnImage"],
+            false,
+        ),
+        (
+            "bomb",
+            Offer {
+                size: None,
+                ..Offer::bytes(image, bomb()?)?
+            },
+            &["ImageTooLarge"],
+            true,
+        ),
+        (
+            "lying-bomb",
+            Offer {
+                size: Some(32 << 20),
+                ..Offer::bytes(image, bomb()?)?
+            },
+            &["SizeMismatch"],
+            true,
+        ),
+        (
+            "wrong-version",
+            of(OTHER_INSIDE)?,
+            &["WrongVersionInImage"],
+            true,
+        ),
+        ("no-kernel", of(NO_KERNEL)?, &["BootFilesMissing"], true),
+        (
+            "wrong-checksum",
+            Offer {
+                checksum: "0".repeat(64),
+                ..Offer::of(image)?
+            },
+            &["ChecksumMismatch"],
+            true,
+        ),
+    ])
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_image_never_boots_and_says_why() -> Result<()> {
     let names = [
@@ -123,140 +210,33 @@ async fn a_bad_image_never_boots_and_says_why() -> Result<()> {
         ..ClusterOptions::default()
     })
     .await?;
-    let larger = cluster
-        .add_image(&RootFs {
-            size: SLOT + (32 << 20),
-            ..RootFs::new("v1.34.3")
-        })?
-        .clone();
-    let other_inside = cluster
-        .add_image(&RootFs {
-            version_inside: Some("v1.34.9".into()),
-            ..RootFs::new("v1.34.4")
-        })?
-        .clone();
-    let no_kernel = cluster
-        .add_image(&RootFs {
-            version_inside: Some(NEW.into()),
-            boot_files: false,
-            ..RootFs::new("v1.34.5")
-        })?
-        .clone();
-    let cluster = &cluster;
-    let image = cluster.image(NEW)?;
-    let file = std::fs::read(&image.file).context("the image is gone")?;
-    let page = b"<!DOCTYPE html><title>PRIVATE</title>".to_vec();
-    let half = file.len() / 2;
-
-    cases::all(vec![
-        case("truncated", async {
-            ends(
-                cluster,
-                "truncated",
-                Offer::bytes(image, file[..half].to_vec())?,
-                &["DecodeFailed"],
-                true,
-            )
-            .await
-        }),
-        case("corrupted", async {
-            let offer = Offer::with(image, Fault::FlipBit(half as u64))?;
-            ends(
-                cluster,
-                "corrupted",
-                offer,
-                &["ChecksumMismatch", "DecodeFailed"],
-                true,
-            )
-            .await
-        }),
-        case("wrong-size", async {
-            let offer = Offer {
-                size: Some(image.size + 4096),
-                ..Offer::of(image)?
-            };
-            ends(cluster, "wrong-size", offer, &["SizeMismatch"], false).await
-        }),
-        case("larger-than-slot", async {
-            ends(
-                cluster,
-                "larger-than-slot",
-                Offer::of(&larger)?,
-                &["ImageTooLarge"],
-                false,
-            )
-            .await
-        }),
-        case("page", async {
-            ends(
-                cluster,
-                "page",
-                Offer::with(image, Fault::Html)?,
-                &["NotAnImage"],
-                false,
-            )
-            .await
-        }),
-        case("not-zstd", async {
-            ends(
-                cluster,
-                "not-zstd",
-                Offer::bytes(image, page)?,
-                &["NotAnImage"],
-                false,
-            )
-            .await
-        }),
-        case("bomb", async {
-            let offer = Offer {
-                size: None,
-                ..Offer::bytes(image, bomb()?)?
-            };
-            ends(cluster, "bomb", offer, &["ImageTooLarge"], true).await
-        }),
-        case("lying-bomb", async {
-            let offer = Offer {
-                size: Some(32 << 20),
-                ..Offer::bytes(image, bomb()?)?
-            };
-            ends(cluster, "lying-bomb", offer, &["SizeMismatch"], true).await
-        }),
-        case("wrong-version", async {
-            ends(
-                cluster,
-                "wrong-version",
-                Offer::of(&other_inside)?,
-                &["WrongVersionInImage"],
-                true,
-            )
-            .await
-        }),
-        case("no-kernel", async {
-            ends(
-                cluster,
-                "no-kernel",
-                Offer::of(&no_kernel)?,
-                &["BootFilesMissing"],
-                true,
-            )
-            .await
-        }),
-        case("wrong-checksum", async {
-            let offer = Offer {
-                checksum: "0".repeat(64),
-                ..Offer::of(image)?
-            };
-            ends(
-                cluster,
-                "wrong-checksum",
-                offer,
-                &["ChecksumMismatch"],
-                true,
-            )
-            .await
-        }),
-    ])
-    .await
+    cluster.add_image(&RootFs {
+        size: SLOT + (32 << 20),
+        ..RootFs::new(LARGER)
+    })?;
+    cluster.add_image(&RootFs {
+        version_inside: Some("v1.34.9".into()),
+        ..RootFs::new(OTHER_INSIDE)
+    })?;
+    let inside = Some(NEW.into());
+    cluster.add_image(&RootFs {
+        version_inside: inside,
+        boot_files: false,
+        ..RootFs::new(NO_KERNEL)
+    })?;
+    let offers = offers(&cluster)?;
+    ensure!(
+        offers.iter().map(|offer| offer.0).eq(names),
+        "a case without a node, or a node without a case"
+    );
+    let cases = offers
+        .into_iter()
+        .map(|(name, offer, reasons, written)| {
+            case(name, ends(&cluster, name, offer, reasons, written))
+        })
+        .collect();
+    cases::all(cases).await?;
+    cluster.stop().await
 }
 
 /// A few kilobytes that expand to a gigabyte and do not say so.

@@ -76,6 +76,62 @@ async fn fails(
     objects::boots(node, OLD).await
 }
 
+async fn never_answers(cluster: &Cluster) -> Result<()> {
+    let name = "never-answers";
+    begin(cluster, name, Vec::new(), Some(Fault::NeverAnswer)).await?;
+    let node = cluster.node(name)?;
+    objects::wait_end(
+        &cluster.client(),
+        name,
+        node,
+        ProgressPhase::Failed,
+        &["DownloadFailed"],
+    )
+    .await?;
+    objects::boots(node, OLD).await
+}
+
+/// Every fault that can be waited out, one after the other, inside one attempt.
+async fn recovers(cluster: &Cluster) -> Result<()> {
+    let name = "recovers";
+    let faults = vec![
+        Fault::status(503),
+        Fault::retry_after(429, "1"),
+        Fault::status(408),
+        Fault::ResetBeforeAnswer,
+        Fault::ResetAfter(1 << 20),
+    ];
+    let path = begin(cluster, name, faults, None).await?;
+    let node = cluster.node(name)?;
+    let ended =
+        objects::wait_end(&cluster.client(), name, node, ProgressPhase::Completed, &[]).await?;
+    ensure!(
+        ended.status.is_some_and(|status| status.attempt == 1),
+        "it took more than one attempt"
+    );
+    let asked = cluster
+        .image_server()
+        .requests()
+        .iter()
+        .filter(|request| request.path() == path)
+        .count();
+    ensure!(
+        asked >= 6,
+        "asked {asked} times only: the faults were not met"
+    );
+    objects::boots(node, NEW).await
+}
+
+/// Each connection brings a little more; only standing still counts against `retryFor`.
+async fn keeps_dropping(cluster: &Cluster) -> Result<()> {
+    let name = "keeps-dropping";
+    let faults = (0..6).map(|_| Fault::ResetAfter(700 << 10)).collect();
+    begin(cluster, name, faults, None).await?;
+    let node = cluster.node(name)?;
+    objects::wait_end(&cluster.client(), name, node, ProgressPhase::Completed, &[]).await?;
+    objects::boots(node, NEW).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_end_the_attempt_and_faults_are_retried() -> Result<()> {
     let names = [
@@ -95,122 +151,31 @@ async fn refusals_end_the_attempt_and_faults_are_retried() -> Result<()> {
         ..ClusterOptions::default()
     })
     .await?;
-    let cluster = &cluster;
+    let refused = |name, status, reason| {
+        case(
+            name,
+            fails(&cluster, name, Fault::status(status), reason, false),
+        )
+    };
     cases::all(vec![
-        case(
-            "not-found",
-            fails(
-                cluster,
-                "not-found",
-                Fault::status(404),
-                "DownloadNotFound",
-                false,
-            ),
-        ),
-        case(
-            "gone",
-            fails(
-                cluster,
-                "gone",
-                Fault::status(410),
-                "DownloadNotFound",
-                false,
-            ),
-        ),
-        case(
-            "unauthorized",
-            fails(
-                cluster,
-                "unauthorized",
-                Fault::status(401),
-                "DownloadForbidden",
-                false,
-            ),
-        ),
-        case(
-            "forbidden",
-            fails(
-                cluster,
-                "forbidden",
-                Fault::status(403),
-                "DownloadForbidden",
-                false,
-            ),
-        ),
+        refused("not-found", 404, "DownloadNotFound"),
+        refused("gone", 410, "DownloadNotFound"),
+        refused("unauthorized", 401, "DownloadForbidden"),
+        refused("forbidden", 403, "DownloadForbidden"),
         case(
             "unavailable",
             fails(
-                cluster,
+                &cluster,
                 "unavailable",
                 Fault::status(503),
                 "DownloadFailed",
                 true,
             ),
         ),
-        case("never-answers", async {
-            begin(
-                cluster,
-                "never-answers",
-                Vec::new(),
-                Some(Fault::NeverAnswer),
-            )
-            .await?;
-            let node = cluster.node("never-answers")?;
-            let client = cluster.client();
-            objects::wait_end(
-                &client,
-                "never-answers",
-                node,
-                ProgressPhase::Failed,
-                &["DownloadFailed"],
-            )
-            .await?;
-            objects::boots(node, OLD).await
-        }),
-        case("recovers", async {
-            let faults = vec![
-                Fault::status(503),
-                Fault::retry_after(429, "1"),
-                Fault::ResetBeforeAnswer,
-                Fault::ResetAfter(1 << 20),
-            ];
-            let path = begin(cluster, "recovers", faults, None).await?;
-            let node = cluster.node("recovers")?;
-            let client = cluster.client();
-            let ended =
-                objects::wait_end(&client, "recovers", node, ProgressPhase::Completed, &[]).await?;
-            ensure!(
-                ended.status.is_some_and(|status| status.attempt == 1),
-                "it took more than one attempt"
-            );
-            let asked = cluster
-                .image_server()
-                .requests()
-                .iter()
-                .filter(|request| request.path() == path)
-                .count();
-            ensure!(
-                asked >= 5,
-                "asked {asked} times only: the faults were not met"
-            );
-            objects::boots(node, NEW).await
-        }),
-        case("keeps-dropping", async {
-            // Each connection brings a little more; only standing still counts against retryFor.
-            let faults = (0..6).map(|_| Fault::ResetAfter(700 << 10)).collect();
-            begin(cluster, "keeps-dropping", faults, None).await?;
-            let node = cluster.node("keeps-dropping")?;
-            let client = cluster.client();
-            objects::wait_end(
-                &client,
-                "keeps-dropping",
-                node,
-                ProgressPhase::Completed,
-                &[],
-            )
-            .await?;
-            objects::boots(node, NEW).await
-        }),
+        case("never-answers", never_answers(&cluster)),
+        case("recovers", recovers(&cluster)),
+        case("keeps-dropping", keeps_dropping(&cluster)),
     ])
-    .await
+    .await?;
+    cluster.stop().await
 }

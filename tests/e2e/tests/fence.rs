@@ -54,16 +54,20 @@ fn object(kind: &str, rest: &Value) -> Value {
     object
 }
 
-/// What the agent of the node `mine` tries: name, method, path, body, and who decides about it with
-/// the shipped roles and with every right that RBAC can give.
-fn attempts() -> Vec<(
+/// One thing tried: its name, method, path, body, and who decides about it.
+type Attempt = (
     &'static str,
     &'static str,
     &'static str,
     Option<Value>,
     Verdict,
     Verdict,
-)> {
+);
+
+/// What the agent of the node `mine` tries: name, method, path, body, and who decides about it with
+/// the shipped roles and with every right that RBAC can give.
+#[allow(clippy::too_many_lines, reason = "it is a table")]
+fn attempts() -> Vec<Attempt> {
     use Verdict::{Allowed, Policy, Rbac};
     let progress = |rest| Some(object("OSUpgradeProgress", &rest));
     let node = |rest| Some(object("OSNode", &rest));

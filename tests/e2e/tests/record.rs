@@ -1,7 +1,7 @@
 //! The record on the data partition lost, damaged, or written by another release, while an attempt is
 //! under way: it is never guessed at, and the node stays on its old system.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use monok8s_api::reason::ProgressPhase;
@@ -67,19 +67,19 @@ async fn fails(
 }
 
 /// Rewrites the record as JSON.
-fn edit(path: PathBuf, change: impl FnOnce(&mut Value)) -> Result<()> {
-    let text = std::fs::read_to_string(&path)
+fn edit(path: &Path, change: impl FnOnce(&mut Value)) -> Result<()> {
+    let text = std::fs::read_to_string(path)
         .with_context(|| format!("no record at {}", path.display()))?;
     let mut record: Value = serde_json::from_str(&text).context("the record is no JSON")?;
     change(&mut record);
-    std::fs::write(&path, record.to_string()).context("cannot write the record")
+    std::fs::write(path, record.to_string()).context("cannot write the record")
 }
 
 /// A record of the release after this one is read, with what it has of its own.
 async fn one_format_newer(cluster: &Cluster) -> Result<()> {
     let name = "one-newer";
     with_record(cluster, name, |path| {
-        edit(path, |record| {
+        edit(&path, |record| {
             let format = record["format"].as_u64().unwrap_or_default();
             record["format"] = json!(format + 1);
             record["ofTheNextRelease"] = json!({"kept": true});
@@ -138,7 +138,7 @@ async fn a_record_that_cannot_be_trusted_is_not_acted_on() -> Result<()> {
         case(
             "far-newer",
             fails(&cluster, "far-newer", "StateUnreadable", |path| {
-                edit(path, |record| record["format"] = json!(1000))
+                edit(&path, |record| record["format"] = json!(1000))
             }),
         ),
         case("one-newer", one_format_newer(&cluster)),

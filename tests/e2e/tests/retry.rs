@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use kube::ResourceExt as _;
 use monok8s_api::{
-    condition,
+    OSUpgradeProgress, condition,
     osupgradeprogress::Release,
     reason::{ProgressPhase, UpgradePhase},
 };
@@ -17,6 +17,53 @@ use serde_json::json;
 
 const OLD: &str = "v1.34.1";
 const NEW: &str = "v1.34.2";
+
+/// Waits until the upgrade has failed on one node, sees that nothing more was released, and returns
+/// the failed progress once it waits for a retry.
+async fn halted(cluster: &Cluster, path: &str) -> Result<OSUpgradeProgress> {
+    let client = cluster.client();
+    let failed = objects::wait_upgrade_phase(&client, "halts", UpgradePhase::Failed).await?;
+    let status = failed.status.context("no status")?;
+    for (type_, truth, reason) in [
+        ("Progressing", "False", "TooManyFailures"),
+        ("Degraded", "True", "NodesFailed"),
+        ("Completed", "False", "NodesFailed"),
+    ] {
+        let found = condition::find(&status.conditions, type_);
+        ensure!(
+            found.is_some_and(|c| c.status == truth && c.reason == reason),
+            "{type_}: {:?}",
+            status.conditions
+        );
+    }
+    ensure!(status.failures.len() == 1, "{:?}", status.failures);
+    let failure = &status.failures[0];
+    ensure!(
+        failure.reason == "DownloadNotFound" && failure.message.contains("404"),
+        "{failure:?}"
+    );
+    let asked = cluster
+        .image_server()
+        .requests()
+        .iter()
+        .filter(|request| request.path() == path)
+        .count();
+    ensure!(asked == 1, "{asked} requests: the rollout was not halted");
+    // The controller takes the release back, so that a retry waits for its turn.
+    objects::wait_progress(
+        &client,
+        "halts",
+        cluster.node(&failure.node_name)?,
+        "release: Hold",
+        |p| {
+            p.spec.release == Release::Hold
+                && p.status
+                    .as_ref()
+                    .is_some_and(|s| s.phase == ProgressPhase::Failed)
+        },
+    )
+    .await
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_halts_the_rollout_until_it_is_retried() -> Result<()> {
@@ -43,48 +90,8 @@ async fn a_failure_halts_the_rollout_until_it_is_retried() -> Result<()> {
     });
     objects::apply(&kubectl, &upgrade).await?;
 
-    let failed = objects::wait_upgrade_phase(&client, "halts", UpgradePhase::Failed).await?;
-    let status = failed.status.context("no status")?;
-    let reason = |type_: &str| {
-        condition::find(&status.conditions, type_).map(|c| (c.status.as_str(), c.reason.as_str()))
-    };
-    ensure!(
-        reason("Progressing") == Some(("False", "TooManyFailures")),
-        "{:?}",
-        status.conditions
-    );
-    ensure!(
-        reason("Degraded") == Some(("True", "NodesFailed")),
-        "{:?}",
-        status.conditions
-    );
-    ensure!(
-        reason("Completed") == Some(("False", "NodesFailed")),
-        "{:?}",
-        status.conditions
-    );
-    ensure!(status.failures.len() == 1, "{:?}", status.failures);
-    let failure = &status.failures[0];
-    ensure!(
-        failure.reason == "DownloadNotFound" && failure.message.contains("404"),
-        "{failure:?}"
-    );
-    let asked = server
-        .requests()
-        .iter()
-        .filter(|request| request.path() == path)
-        .count();
-    ensure!(asked == 1, "{asked} requests: the rollout was not halted");
-
-    // The controller takes the release back, so that a retry waits for its turn.
-    let node = cluster.node(&failure.node_name)?;
-    let held = objects::wait_progress(&client, "halts", node, "release: Hold", |p| {
-        p.spec.release == Release::Hold
-            && p.status
-                .as_ref()
-                .is_some_and(|s| s.phase == ProgressPhase::Failed)
-    })
-    .await?;
+    let held = halted(&cluster, &path).await?;
+    let node = cluster.node(&held.spec.node_name)?;
     server.cure(&path);
     let patched = kubectl
         .ok([

@@ -198,7 +198,7 @@ async fn every_line_of_kubectl_that_can_be_tried_is_right() -> Result<()> {
             match arguments.first().map(String::as_str) {
                 Some("get" | "describe") => {}
                 Some("patch" | "label" | "apply" | "create" | "delete") => {
-                    arguments.push("--dry-run=server".into())
+                    arguments.push("--dry-run=server".into());
                 }
                 // They need nodes that run.
                 Some("wait" | "drain" | "uncordon") => continue,

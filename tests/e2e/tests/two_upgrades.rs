@@ -1,4 +1,4 @@
-//! Two OSUpgrades for one node: the newest governs, what has begun finishes first, and nothing is
+//! Two upgrades for one node: the newest governs, what has begun finishes first, and nothing is
 //! installed twice.
 
 use anyhow::{Result, ensure};

@@ -4,11 +4,12 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::events::v1::Event;
-use kube::{Api, ResourceExt as _, api::ListParams};
+use kube::{Api, api::ListParams};
 use monok8s_api::{OSUpgradeProgress, osupgradeprogress::Release, reason::SlotState};
 use monok8s_e2e::objects::{self, entry};
 use monok8s_sandbox::{
     cluster::{Cluster, ClusterOptions},
+    kubectl::Kubectl,
     node::NodeOptions,
     wait,
 };
@@ -17,41 +18,17 @@ use serde_json::json;
 /// Samples, so that no moment at which two nodes are under way goes unnoticed for long.
 const SAMPLE: Duration = Duration::from_millis(50);
 
-#[tokio::test(flavor = "multi_thread")]
-async fn three_nodes_go_through_the_minor_version_between_one_at_a_time() -> Result<()> {
-    let names = ["node-1", "node-2", "node-3"];
-    let cluster = Cluster::start(ClusterOptions {
-        nodes: names.map(NodeOptions::new).into(),
-        version: "v1.33.2".into(),
-        images: ["v1.34.1", "v1.34.6", "v1.34.9-rc.1", "v1.35.1"]
-            .map(Into::into)
-            .into(),
-        ..ClusterOptions::default()
-    })
-    .await?;
-    let (kubectl, client) = (cluster.kubectl(), cluster.client());
-    for node in cluster.nodes() {
-        objects::wait_runs(&client, node, "v1.33.2").await?;
-    }
-    let before = objects::get(&kubectl, &["osnodes"]).await?;
-    ensure!(
-        before.columns == ["NAME", "VERSION", "ACTIVE", "A", "B", "RESULT"],
-        "{:?}",
-        before.columns
-    );
-    ensure!(
-        before.rows[0] == ["node-1", "v1.33.2", "A", "v1.33.2", "", ""],
-        "{:?}",
-        before.rows
-    );
+const NAMES: [&str; 3] = ["node-1", "node-2", "node-3"];
 
+/// The catalog of the story: beside what is needed a blocked version, a prerelease, and an older
+/// version, none of which anybody is to be taken to.
+fn catalog(cluster: &Cluster) -> Result<String> {
     let mut catalog = String::from("stable: v1.35.1\nimages:\n");
     for version in ["v1.35.1", "v1.34.9-rc.1", "v1.34.6", "v1.34.1"] {
         let image = cluster.image(version)?;
         let url = cluster.image_server().publish_image(image)?;
         catalog.push_str(&entry(version, &url, &image.file_sha256, Some(image.size)));
     }
-    // A newer v1.34 that nobody is to be taken to, and whose image is not even there.
     catalog.push_str(&entry(
         "v1.34.8",
         &cluster.image_server().url("/none"),
@@ -59,37 +36,42 @@ async fn three_nodes_go_through_the_minor_version_between_one_at_a_time() -> Res
         None,
     ));
     catalog.push_str("blocked: [v1.34.8]\n");
-    let upgrade = json!({
-        "apiVersion": "monok8s.io/v1alpha1", "kind": "OSUpgrade", "metadata": {"name": "to-stable"},
-        "spec": {"version": "stable", "catalog": {"inline": catalog}},
-    });
-    objects::apply(&kubectl, &upgrade).await?;
+    Ok(catalog)
+}
 
+/// `kubectl wait`, and meanwhile a look at how many nodes are under way.
+async fn wait_completed(cluster: &Cluster, name: &str) -> Result<()> {
+    let kubectl = cluster.kubectl();
+    let object = format!("osupgrade/{name}");
     let finished = kubectl.ok([
         "wait",
         "--for=condition=Completed",
-        "osupgrade/to-stable",
+        &object,
         "--timeout=240s",
     ]);
     tokio::pin!(finished);
-    let progresses: Api<OSUpgradeProgress> = Api::all(client.clone());
+    let progresses: Api<OSUpgradeProgress> = Api::all(cluster.client());
     let mut ticks = tokio::time::interval(SAMPLE);
     loop {
         tokio::select! {
             printed = &mut finished => {
-                let printed = printed.with_context(|| objects::fleet(&cluster))?;
-                ensure!(printed.contains("osupgrade.monok8s.io/to-stable condition met"), "{printed}");
-                break;
+                let printed = printed.with_context(|| objects::fleet(cluster))?;
+                ensure!(printed.contains(&format!("osupgrade.monok8s.io/{name} condition met")), "{printed}");
+                return Ok(());
             }
             _ = ticks.tick() => {
                 let list = progresses.list(&ListParams::default()).await?;
-                let under_way: BTreeSet<_> = list.iter().filter(|p| is_under_way(p)).map(|p| &p.spec.node_name).collect();
+                let under_way: BTreeSet<_> =
+                    list.iter().filter(|p| is_under_way(p)).map(|p| &p.spec.node_name).collect();
                 ensure!(under_way.len() <= 1, "more than maxUnavailable nodes are under way: {under_way:?}");
             }
         }
     }
+}
 
-    let upgrades = objects::get(&kubectl, &["osupgrades"]).await?;
+/// What `kubectl get` prints at the end, wide and not.
+async fn tables_are_the_contracts(kubectl: &Kubectl) -> Result<()> {
+    let upgrades = objects::get(kubectl, &["osupgrades"]).await?;
     ensure!(
         upgrades.columns == ["NAME", "DESIRED", "RESOLVED", "PHASE"],
         "{:?}",
@@ -100,34 +82,35 @@ async fn three_nodes_go_through_the_minor_version_between_one_at_a_time() -> Res
         "{:?}",
         upgrades.rows
     );
-    let wide = objects::get(&kubectl, &["osupgrades", "-o", "wide"]).await?;
-    ensure!(
-        wide.columns
-            == [
-                "NAME", "DESIRED", "RESOLVED", "PHASE", "SUMMARY", "AGE", "MESSAGE"
-            ],
-        "{:?}",
-        wide.columns
-    );
+    let wide = objects::get(kubectl, &["osupgrades", "-o", "wide"]).await?;
+    let columns = [
+        "NAME", "DESIRED", "RESOLVED", "PHASE", "SUMMARY", "AGE", "MESSAGE",
+    ];
+    ensure!(wide.columns == columns, "{:?}", wide.columns);
     ensure!(
         wide.cell("to-stable", "SUMMARY") == Some("3/3"),
         "{:?}",
         wide.rows
     );
-    let wide = objects::get(&kubectl, &["osupgradeprogresses", "-o", "wide"]).await?;
+    let progresses = objects::get(kubectl, &["osupgradeprogresses"]).await?;
+    let columns = ["NAME", "NODE", "SOURCE", "CURRENT", "TARGET", "STATUS"];
+    ensure!(progresses.columns == columns, "{:?}", progresses.columns);
+    let wide = objects::get(kubectl, &["osupgradeprogresses", "-o", "wide"]).await?;
     ensure!(
-        wide.columns
-            == [
-                "NAME", "NODE", "SOURCE", "CURRENT", "TARGET", "STATUS", "PERCENT", "AGE",
-                "MESSAGE"
-            ],
+        wide.columns[6..] == ["PERCENT", "AGE", "MESSAGE"],
         "{:?}",
         wide.columns
     );
-    let after = objects::get(&kubectl, &["osnodes"]).await?;
-    for name in names {
+    for row in &wide.rows {
+        ensure!(
+            row[2] == "to-stable" && row[5..7] == ["Completed", "100"],
+            "{row:?}"
+        );
+    }
+    let nodes = objects::get(kubectl, &["osnodes"]).await?;
+    for name in NAMES {
         // Two hops: into B with v1.34.6, back into A with v1.35.1.
-        let row = after
+        let row = nodes
             .rows
             .iter()
             .find(|row| row[0] == name)
@@ -136,67 +119,75 @@ async fn three_nodes_go_through_the_minor_version_between_one_at_a_time() -> Res
             row[1..] == ["v1.35.1", "A", "v1.35.1", "v1.34.6", "Completed"],
             "{row:?}"
         );
-        let hops = objects::progresses(&client, "to-stable", name).await?;
-        let targets: Vec<_> = hops
-            .iter()
-            .filter_map(|p| p.status.as_ref())
-            .map(|s| s.target_version.as_str())
-            .collect();
-        ensure!(
-            targets == ["v1.34.6", "v1.35.1"],
-            "{name} went through {targets:?}"
-        );
-        ensure!(
-            hops[0].spec.final_version.as_deref() == Some("v1.35.1"),
-            "{:?}",
-            hops[0].spec.final_version
-        );
-        ensure!(
-            hops[1].spec.final_version.is_none(),
-            "{:?}",
-            hops[1].spec.final_version
-        );
-        for hop in &hops {
-            let status = hop.status.clone().unwrap_or_default();
-            ensure!(
-                wide.cell(&hop.name_any(), "PERCENT") == Some("100"),
-                "{:?}",
-                wide.rows
-            );
-            ensure!(status.attempt == 1 && status.retry_count == 0, "{status:?}");
-            ensure!(
-                status.checksum_matched.as_deref() == Some("File"),
-                "{status:?}"
-            );
-            ensure!(
-                status.bytes_done == status.bytes_total && status.bytes_done > 0,
-                "{status:?}"
-            );
-            for condition in ["Verified", "Switched", "Confirmed", "Completed"] {
-                let found = status.conditions.iter().find(|c| c.type_ == condition);
-                ensure!(
-                    found.is_some_and(|c| c.status == "True"),
-                    "{condition}: {:?}",
-                    status.conditions
-                );
-            }
-        }
-        let node = cluster.node(name)?;
-        let boot = node.boot().context("the node is down")?;
-        ensure!(
-            boot.number == 3,
-            "{name} was booted {} times for two hops",
-            boot.number
-        );
-        ensure!(objects::slot_of(&client, name, "A").await?.state == SlotState::Good);
     }
-    // Nothing was fetched that was not needed, and nothing twice: three nodes, two images each.
-    let fetched = cluster.image_server().requests();
-    ensure!(fetched.iter().all(|r| !r.path().contains("v1.34.1.")
-        && !r.path().contains("rc")
-        && r.path() != "/none"));
+    // Short names and the category.
+    for short in ["osu", "osup", "osn", "monok8s"] {
+        kubectl.ok(["get", short]).await?;
+    }
+    let described = kubectl.ok(["describe", "osupgradeprogress"]).await?;
+    ensure!(
+        described.contains("Checksum Matched:") && described.contains("Confirmed"),
+        "{described}"
+    );
+    Ok(())
+}
 
-    let events: Api<Event> = Api::namespaced(client.clone(), "default");
+/// One node's two hops, each in one attempt and with one reboot.
+async fn hops_are_whole(cluster: &Cluster, name: &str) -> Result<()> {
+    let hops = objects::progresses(&cluster.client(), "to-stable", name).await?;
+    let targets: Vec<_> = hops
+        .iter()
+        .filter_map(|p| p.status.as_ref())
+        .map(|s| s.target_version.as_str())
+        .collect();
+    ensure!(
+        targets == ["v1.34.6", "v1.35.1"],
+        "{name} went through {targets:?}"
+    );
+    ensure!(
+        hops[0].spec.final_version.as_deref() == Some("v1.35.1"),
+        "{:?}",
+        hops[0].spec.final_version
+    );
+    ensure!(
+        hops[1].spec.final_version.is_none(),
+        "{:?}",
+        hops[1].spec.final_version
+    );
+    for hop in &hops {
+        let status = hop.status.clone().unwrap_or_default();
+        ensure!(status.attempt == 1 && status.retry_count == 0, "{status:?}");
+        ensure!(
+            status.checksum_matched.as_deref() == Some("File"),
+            "{status:?}"
+        );
+        ensure!(
+            status.bytes_done == status.bytes_total && status.bytes_done > 0,
+            "{status:?}"
+        );
+        for condition in ["Verified", "Switched", "Confirmed", "Completed"] {
+            let found = status.conditions.iter().find(|c| c.type_ == condition);
+            ensure!(
+                found.is_some_and(|c| c.status == "True"),
+                "{condition}: {:?}",
+                status.conditions
+            );
+        }
+    }
+    let node = cluster.node(name)?;
+    let boot = node.boot().context("the node is down")?;
+    ensure!(
+        boot.number == 3,
+        "{name} was booted {} times for two hops",
+        boot.number
+    );
+    ensure!(objects::slot_of(&cluster.client(), name, "A").await?.state == SlotState::Good);
+    objects::boots(node, "v1.35.1").await
+}
+
+/// The controller tells of the end by an Event, in `default`.
+async fn wait_event(cluster: &Cluster) -> Result<()> {
+    let events: Api<Event> = Api::namespaced(cluster.client(), "default");
     let everything = ListParams::default();
     wait::until(
         "an Event about the upgrade's end",
@@ -214,14 +205,50 @@ async fn three_nodes_go_through_the_minor_version_between_one_at_a_time() -> Res
             Ok(found.then_some(()))
         },
     )
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_nodes_go_through_the_minor_version_between_one_at_a_time() -> Result<()> {
+    let cluster = Cluster::start(ClusterOptions {
+        nodes: NAMES.map(NodeOptions::new).into(),
+        version: "v1.33.2".into(),
+        images: ["v1.34.1", "v1.34.6", "v1.34.9-rc.1", "v1.35.1"]
+            .map(Into::into)
+            .into(),
+        ..ClusterOptions::default()
+    })
     .await?;
-    let described = kubectl.ok(["describe", "osupgradeprogress"]).await?;
+    let kubectl = cluster.kubectl();
+    let before = objects::get(&kubectl, &["osnodes"]).await?;
     ensure!(
-        described.contains("Phase:") && described.contains("Completed"),
-        "{described}"
+        before.columns == ["NAME", "VERSION", "ACTIVE", "A", "B", "RESULT"],
+        "{:?}",
+        before.columns
     );
-    for node in cluster.nodes() {
-        objects::boots(node, "v1.35.1").await?;
+    ensure!(
+        before.rows[0] == ["node-1", "v1.33.2", "A", "v1.33.2", "", ""],
+        "{:?}",
+        before.rows
+    );
+
+    let upgrade = json!({
+        "apiVersion": "monok8s.io/v1alpha1", "kind": "OSUpgrade", "metadata": {"name": "to-stable"},
+        "spec": {"version": "stable", "catalog": {"inline": catalog(&cluster)?}},
+    });
+    objects::apply(&kubectl, &upgrade).await?;
+    wait_completed(&cluster, "to-stable").await?;
+    tables_are_the_contracts(&kubectl).await?;
+    let fetched = cluster.image_server().requests();
+    ensure!(
+        fetched
+            .iter()
+            .all(|r| r.path().contains("v1.34.6") || r.path().contains("v1.35.1")),
+        "something was fetched that nobody needs: {fetched:?}"
+    );
+    wait_event(&cluster).await?;
+    for name in NAMES {
+        hops_are_whole(&cluster, name).await?;
     }
     cluster.stop().await
 }
