@@ -146,6 +146,10 @@ pub(super) fn plan(
         },
         (Target::Version(_) | Target::Previous, Ok(_)) => verdict(&mut judged),
     };
+    let message = match verdict.truth {
+        Truth::True => not_yet(&upgrade).unwrap_or_default().to_owned(),
+        Truth::False | Truth::Unknown => verdict.message,
+    };
     let ours = judged.iter().filter(|j| j.plan.is_ours()).count();
     let all_there = judged
         .iter()
@@ -162,10 +166,24 @@ pub(super) fn plan(
             Truth::Unknown => UpgradePhase::Pending,
         },
         reason: verdict.reason,
-        message: verdict.message,
+        message,
         max_unavailable: upgrade.spec.rollout.max_unavailable_of(ours),
         nodes: judged.into_iter().map(|j| j.plan).collect(),
     }
+}
+
+/// What this release accepts and cannot do yet: its agents end such a progress before the first
+/// byte.
+fn not_yet(upgrade: &OSUpgrade) -> Option<&'static str> {
+    if upgrade.spec.operation == Operation::Rollback {
+        return Some(
+            "this release cannot roll back: each progress would end Failed (RollbackUnavailable)",
+        );
+    }
+    let checks = !upgrade.spec.health.checks.is_empty();
+    checks.then_some(
+        "this release runs no health checks: each progress would end Failed (PolicyRefused)",
+    )
 }
 
 /// Where an upgrade leads.
