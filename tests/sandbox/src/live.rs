@@ -107,7 +107,7 @@ pub(crate) enum View {
     /// A row for each node.
     Rows {
         /// Draws them together.
-        _rows: MultiProgress,
+        rows: MultiProgress,
         /// By node.
         bars: BTreeMap<String, ProgressBar>,
     },
@@ -147,7 +147,7 @@ impl View {
             (node.clone(), bar)
         };
         let bars = nodes.iter().map(bar).collect();
-        Ok(Self::Rows { _rows: rows, bars })
+        Ok(Self::Rows { rows, bars })
     }
 
     fn show(&mut self, progress: &OSUpgradeProgress) {
@@ -187,6 +187,15 @@ impl View {
                     last.insert(progress.spec.node_name.clone(), line);
                 }
             }
+        }
+    }
+
+    /// Says something beside the rows.
+    pub(crate) fn say(&self, text: &str) {
+        match self {
+            // An error is a terminal that is gone.
+            Self::Rows { rows, .. } => drop(rows.println(text)),
+            Self::Lines { screen, .. } => screen.line(text),
         }
     }
 
