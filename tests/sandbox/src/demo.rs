@@ -102,7 +102,7 @@ impl Teller<'_> {
         self.screen.line(text.trim_end());
         self.kubectl(&["apply", "-f", "upgrade.yaml"]).await?;
         self.kubectl(&["get", "osupgrades"]).await?;
-        self.live(FIRST, completed).await?;
+        self.live_to_the_end(FIRST).await?;
         self.kubectl(&["wait", "--for=condition=Completed", "osupgrade/fleet"])
             .await?;
         self.kubectl(&["get", "osupgrades"]).await?;
@@ -125,18 +125,17 @@ impl Teller<'_> {
             &patch,
         ])
         .await?;
-        self.live(SECOND, |seen| {
-            seen.towards(SECOND).any(has_the_image).then_some(())
-        })
-        .await?;
-        let order = Order::Fault {
+        let mut view = self.view()?;
+        let fetched = |seen: &Seen| seen.towards(SECOND).any(has_the_image).then_some(());
+        self.live(&mut view, SECOND, fetched).await?;
+        let gone = Order::Fault {
             path: self.path(SECOND)?,
             fault: "status=404".into(),
         };
-        self.instance.order(&order).await?;
-        self.screen
-            .line("  (the image server now answers 404 for it)");
-        let failed = self.live(SECOND, halted).await?;
+        self.instance.order(&gone).await?;
+        view.say("  (from now on the image server answers 404)");
+        let failed = self.live(&mut view, SECOND, halted).await?;
+        view.finish();
         self.screen
             .heading("That node failed, on the system it ran before; the rollout is halted");
         self.kubectl(&["get", "osupgrades", "-o", "wide"]).await?;
@@ -166,7 +165,7 @@ impl Teller<'_> {
             nonce,
         ])
         .await?;
-        self.live(SECOND, completed).await?;
+        self.live_to_the_end(SECOND).await?;
         self.kubectl(&["get", "osupgrades"]).await?;
         self.kubectl(&["get", "osupgradeprogresses"]).await?;
         self.kubectl(&["get", "osnodes"]).await
@@ -187,13 +186,27 @@ impl Teller<'_> {
         ));
     }
 
-    /// Shows the way to `target` until `done`.
-    async fn live<T>(&self, target: &str, done: impl FnMut(&Seen) -> Option<T>) -> Result<T> {
+    fn view(&self) -> Result<View> {
         self.screen.line("");
-        let mut view = View::new(self.screen, &self.up.nodes)?;
-        let outcome = live::watch(&mut view, &self.client, (UPGRADE, target), LIMIT, done).await;
+        View::new(self.screen, &self.up.nodes)
+    }
+
+    /// Shows the way to `target` until `done`.
+    async fn live<T>(
+        &self,
+        view: &mut View,
+        target: &str,
+        done: impl FnMut(&Seen) -> Option<T>,
+    ) -> Result<T> {
+        live::watch(view, &self.client, (UPGRADE, target), LIMIT, done).await
+    }
+
+    /// Shows the way to `target` until every node is there.
+    async fn live_to_the_end(&self, target: &str) -> Result<()> {
+        let mut view = self.view()?;
+        self.live(&mut view, target, completed).await?;
         view.finish();
-        outcome
+        Ok(())
     }
 
     /// Types a command and shows what the real one prints.

@@ -106,6 +106,8 @@ pub(crate) async fn watch<T>(
 pub(crate) enum View {
     /// A row for each node.
     Rows {
+        /// Where they stay at the end.
+        screen: Screen,
         /// Draws them together.
         rows: MultiProgress,
         /// By node.
@@ -147,7 +149,7 @@ impl View {
             (node.clone(), bar)
         };
         let bars = nodes.iter().map(bar).collect();
-        Ok(Self::Rows { rows, bars })
+        Ok(Self::Rows { screen, rows, bars })
     }
 
     fn show(&mut self, progress: &OSUpgradeProgress) {
@@ -201,9 +203,15 @@ impl View {
 
     /// Leaves the rows as they are and gives the terminal back.
     pub(crate) fn finish(self) {
-        if let Self::Rows { bars, .. } = self {
-            for bar in bars.into_values() {
-                bar.abandon();
+        if let Self::Rows { screen, rows, bars } = self {
+            // An error is a terminal that is gone.
+            let _ = rows.clear();
+            for (node, bar) in bars {
+                screen.line(&format!(
+                    "  {node:<8} {:>3}%  {}",
+                    bar.position(),
+                    bar.message()
+                ));
             }
         }
     }
