@@ -387,27 +387,40 @@ fn short_writes_and_reads_are_carried_on() {
 }
 
 #[test]
-fn a_flush_that_fails_and_one_that_lies() {
+fn a_flush_that_fails() {
     let image = image(66 * MIB);
     let file = compress(&image);
     for number in [0, 1] {
         let device = Memory::with(66 * MIB, &[Fault::FlushFails(number)]);
         let error = install_quietly(&file, &device, &expect(sha256(&file))).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                InstallError::WriteFailed {
-                    operation: "flush",
-                    ..
-                }
-            ),
-            "{error}"
+        let InstallError::WriteFailed {
+            operation, offset, ..
+        } = error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!(
+            (operation, offset),
+            ("flush", number as u64 * 64 * MIB as u64)
         );
-        let device = Memory::with(66 * MIB, &[Fault::FlushLoses(number)]);
+    }
+}
+
+/// Writes were accepted and flushes said that they worked.
+#[test]
+fn a_device_that_loses_what_it_accepted_is_caught() {
+    let image = image(66 * MIB);
+    let file = compress(&image);
+    for fault in [
+        Fault::FlushLoses(0),
+        Fault::Loses(5),
+        Fault::Loses(65 * MIB as u64),
+    ] {
+        let device = Memory::with(66 * MIB, &[fault]);
         let error = install_quietly(&file, &device, &expect(sha256(&file))).unwrap_err();
         assert!(
             matches!(error, InstallError::ReadBackMismatch { .. }),
-            "{error}"
+            "{fault:?}: {error}"
         );
     }
 }

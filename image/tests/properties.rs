@@ -64,6 +64,7 @@ fn faults() -> impl Strategy<Value = Vec<Fault>> {
         (4096..MIB).prop_map(Fault::ShortReads),
         (0..2_usize).prop_map(Fault::FlushFails),
         (0..2_usize).prop_map(Fault::FlushLoses),
+        at.clone().prop_map(Fault::Loses),
         (at.clone(), 0..8_u8).prop_map(|(at, bit)| Fault::Flips(at, bit)),
         at.clone().prop_map(Fault::ReadFails),
         at.prop_map(Fault::Misplaced),

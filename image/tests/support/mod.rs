@@ -138,6 +138,8 @@ pub enum Fault {
     WritesNothing(u64),
     /// The flush with this number fails.
     FlushFails(usize),
+    /// What is written at this byte is accepted, flushed and never seen again.
+    Loses(u64),
     /// The flush with this number says that it worked and loses what was written since the one before.
     FlushLoses(usize),
     /// The medium turns this bit of this byte when it is written.
@@ -253,9 +255,12 @@ impl Device for Memory {
             return Ok(());
         }
         for (offset, bytes) in cache {
+            let within = |at: u64| (offset..offset + bytes.len()).contains(&(at as usize));
+            if (self.faults.iter()).any(|f| matches!(f, Fault::Loses(at) if within(*at))) {
+                continue;
+            }
             state.medium[offset..offset + bytes.len()].copy_from_slice(&bytes);
             for fault in &self.faults {
-                let within = |at: u64| (offset..offset + bytes.len()).contains(&(at as usize));
                 match *fault {
                     Fault::Flips(at, bit) if within(at) => {
                         state.medium[at as usize] ^= 1 << bit;
