@@ -93,7 +93,7 @@ pub(crate) fn answer(args: &PlanArgs) -> Result<Answer, PlanError> {
         }
         Ok::<_, PlanError>(plans)
     })?;
-    let is_yes = plans.iter().all(Plan::is_accepted);
+    let is_yes = plans.iter().all(Plan::is_sound);
     Ok(Answer::new(args.output, is_yes, &plans, |plans| {
         plans.iter().map(say::plan).collect::<Vec<_>>().join("\n")
     }))

@@ -307,8 +307,8 @@ fn a_plan_begins_with_the_phase_that_the_upgrade_would_have() {
         (to("v1.35.1", "b"), "Completed", "Resolved", 0),
         (to("v1.35.3", "a"), "Rejected", "VersionNotInCatalog", 1),
         (to("v1.35.1", "canary"), "Rejected", "Superseded", 1),
-        (to("v1.35.1", "c"), "Pending", "NodeVersionUnknown", 1),
-        (to("v1.35.1", "nowhere"), "Pending", "NoMatchingNodes", 1),
+        (to("v1.35.1", "c"), "Pending", "NodeVersionUnknown", 0),
+        (to("v1.35.1", "nowhere"), "Pending", "NoMatchingNodes", 0),
         // The path of one node leads through an image without a checksum.
         (to("v1.35.1", "a"), "Rejected", "InvalidChecksum", 1),
         (wrong("a"), "Rejected", "InvalidCatalog", 1),

@@ -77,6 +77,17 @@ pub(super) enum Outcome {
 }
 
 impl Plan {
+    /// Whether it would be taken as it stands: it is not Rejected, and its catalog could be read.
+    /// That no node is there for it yet is no fault of its own.
+    pub(super) fn is_sound(&self) -> bool {
+        use AcceptedReason as Reason;
+        let waits_for_nodes = matches!(
+            self.reason,
+            Reason::NoMatchingNodes | Reason::NodeVersionUnknown
+        );
+        self.is_accepted() || waits_for_nodes
+    }
+
     /// Whether anything would come of it.
     pub(super) fn is_accepted(&self) -> bool {
         matches!(self.phase, UpgradePhase::Accepted | UpgradePhase::Completed)

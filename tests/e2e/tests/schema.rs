@@ -1,0 +1,185 @@
+//! What the CRDs let through and what they refuse, asked of the real API server.
+
+use anyhow::{Result, ensure};
+use monok8s_e2e::install;
+use monok8s_sandbox::{
+    assets::Assets,
+    control_plane::{ControlPlane, Options},
+    kubectl::{Kubectl, Output},
+    scratch,
+};
+
+const URL: &str = "url: 'https://images.example/catalog.yaml'";
+
+async fn plane() -> Result<(tempfile::TempDir, ControlPlane)> {
+    let folder = scratch::folder("schema")?;
+    let assets = Assets::find(|line| eprintln!("{line}")).await?;
+    let plane = ControlPlane::start(
+        &assets,
+        &folder.path().join("control-plane"),
+        Options::default(),
+    )
+    .await?;
+    install::apply(&plane.kubectl()).await?;
+    Ok((folder, plane))
+}
+
+async fn try_to_create(kubectl: &Kubectl, manifest: &str) -> Result<Output> {
+    let arguments = ["create", "--dry-run=server", "--validate=strict", "-f", "-"];
+    kubectl.run_with_input(arguments, manifest).await
+}
+
+fn upgrade(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: monok8s.io/v1alpha1\nkind: OSUpgrade\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_is_taken_or_refused_as_the_contract_says() -> Result<()> {
+    let (_folder, plane) = plane().await?;
+    let kubectl = plane.kubectl();
+    let with = |more: &str| format!("version: v1.35.1, catalog: {{{URL}}}, {more}");
+    for (spec, refusal) in [
+        (with(""), ""),
+        (with("nodeSelector: {}"), ""),
+        ("version: previous, operation: Rollback".into(), ""),
+        (with("rollout: {maxUnavailable: 3, maxFailures: 2}"), ""),
+        (with("rollout: {maxUnavailable: '100%'}"), ""),
+        (
+            with("health: {deadline: 1h30m, soak: 90s, checks: [{name: k, exec: [/bin/true]}]}"),
+            "",
+        ),
+        (
+            with("download: {maxBytesPerSecond: 10485760, retryFor: 10m, credentials: s}"),
+            "",
+        ),
+        (
+            with("nodeSelector: {matchExpressions: [{key: a, operator: Exists}]}"),
+            "",
+        ),
+        (format!("catalog: {{{URL}}}"), "version: Required"),
+        ("version: v1.35.1".into(), "catalog is required"),
+        ("version: v1.35.1, catalog: {}".into(), "exactly one of"),
+        (
+            format!("version: v1.35.1, catalog: {{{URL}, configMap: m}}"),
+            "exactly one of",
+        ),
+        (
+            format!("version: previous, catalog: {{{URL}}}"),
+            "goes only with operation: Rollback",
+        ),
+        (
+            format!("version: '', catalog: {{{URL}}}"),
+            "at least 1 chars",
+        ),
+        (
+            format!("version: {}, catalog: {{{URL}}}", "a".repeat(65)),
+            "may not be more than 64",
+        ),
+        (
+            "version: v1.35.1, catalog: {url: 'https://u:p@a.example/'}".into(),
+            "must not carry user info",
+        ),
+        (
+            "version: v1.35.1, catalog: {url: 'ftp://a.example/'}".into(),
+            "^https?://",
+        ),
+        (with("operation: Sidegrade"), "Unsupported value"),
+        (with("rollout: {maxUnavailable: 0}"), "at least 1"),
+        (with("rollout: {maxUnavailable: '0%'}"), "at least 1"),
+        (with("rollout: {maxUnavailable: '101%'}"), "at least 1"),
+        (with("rollout: {maxUnavailable: '3'}"), "at least 1"),
+        (
+            with("rollout: {maxFailures: -1}"),
+            "greater than or equal to 0",
+        ),
+        (with("download: {retryFor: 10d}"), "should match"),
+        (
+            with("nodeSelector: {matchExpressions: [{key: a, operator: Near}]}"),
+            "operator must be",
+        ),
+        (
+            with("nodeSelector: {matchExpressions: [{key: a, operator: In}]}"),
+            "values must be given",
+        ),
+        (
+            with("nodeSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}"),
+            "values must not be given",
+        ),
+        (
+            with("health: {checks: [{name: k, cel: a, systemdUnit: b}]}"),
+            "exactly one of exec",
+        ),
+        (
+            with("health: {checks: [{name: k, cel: a}, {name: k, cel: b}]}"),
+            "Duplicate value",
+        ),
+        (with("chanel: stable"), "unknown field"),
+    ] {
+        let output = try_to_create(&kubectl, &upgrade("probe", &spec)).await?;
+        ensure!(
+            output.success() == refusal.is_empty() && output.stderr.contains(refusal),
+            "{spec}: expected {refusal:?}, got {}",
+            output.stderr
+        );
+    }
+    for (length, taken) in [(63, true), (64, false)] {
+        let output = try_to_create(&kubectl, &upgrade(&"a".repeat(length), &with(""))).await?;
+        ensure!(output.success() == taken, "{length}: {}", output.stderr);
+    }
+    plane.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_progress_is_made_for_cannot_be_changed() -> Result<()> {
+    let (_folder, plane) = plane().await?;
+    let kubectl = plane.kubectl();
+    // As users write it, nulls included.
+    kubectl
+        .apply(
+            "apiVersion: monok8s.io/v1alpha1\nkind: OSUpgradeProgress\nmetadata: {name: p}\n\
+             spec: {sourceRef: {name: u}, nodeName: node-1}\n\
+             status: {phase: Pending, startedAt: null, completedAt: null, lastUpdatedAt: null}\n",
+        )
+        .await?;
+    for (change, refusal) in [
+        (r#"{"nodeName":"node-2"}"#, "nodeName is immutable"),
+        (r#"{"sourceRef":{"name":"v"}}"#, "sourceRef is immutable"),
+        (r#"{"nodeUID":"x"}"#, "nodeUID is immutable"),
+        (
+            r#"{"image":{"version":"v1.35.1"}}"#,
+            "cannot be added or removed",
+        ),
+        (r#"{"release":"Soon"}"#, "Unsupported value"),
+        (r#"{"retryNonce":"retry-1"}"#, ""),
+        (r#"{"cancel":true}"#, ""),
+        (r#"{"release":"Hold"}"#, ""),
+        (r#"{"download":{"maxBytesPerSecond":2048}}"#, ""),
+    ] {
+        let patch = format!(r#"{{"spec":{change}}}"#);
+        let output = kubectl
+            .run(["patch", "osup", "p", "--type", "merge", "-p", &patch])
+            .await?;
+        ensure!(
+            output.success() == refusal.is_empty() && output.stderr.contains(refusal),
+            "{change}: expected {refusal:?}, got {}",
+            output.stderr
+        );
+    }
+    let phase = ["get", "osup", "p", "-o", "jsonpath={.status.phase}"];
+    ensure!(
+        kubectl.ok(phase).await? == "Pending",
+        "no phase from the start"
+    );
+    for (node, found) in [("node-1", 1), ("node-2", 0)] {
+        let selector = format!("spec.nodeName={node}");
+        let listed = kubectl
+            .ok(["get", "osup", "-o", "name", "--field-selector", &selector])
+            .await?;
+        ensure!(listed.lines().count() == found, "{selector}: {listed}");
+    }
+    plane.stop().await;
+    Ok(())
+}
