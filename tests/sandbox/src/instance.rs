@@ -176,17 +176,35 @@ impl Instance {
     }
 }
 
-/// The supervisor's side: holds the lock of its folder, with its process number in it.
-pub fn hold_lock(folder: &Path) -> Result<File> {
-    let path = folder.with_extension("lock");
-    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    if file.try_lock().is_err() {
-        bail!(
-            "a sandbox in {} is up already: `make down` ends it",
-            folder.display()
-        );
+/// The supervisor's side: the lock of its folder, with its process number in it. It goes, and with
+/// the last of them the folder of all sandboxes, when the value is dropped.
+pub struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock of `folder`.
+    pub fn hold(folder: &Path) -> Result<Self> {
+        let path = folder.with_extension("lock");
+        let file =
+            File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        if file.try_lock().is_err() {
+            bail!(
+                "a sandbox in {} is up already: `make down` ends it",
+                folder.display()
+            );
+        }
+        fs::write(&path, std::process::id().to_string())
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self { path, _file: file })
     }
-    fs::write(&path, std::process::id().to_string())
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(file)
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A lock file that stays locks nothing, and a folder that is not empty is in use.
+        let _ = fs::remove_file(&self.path);
+        let _ = self.path.parent().map(fs::remove_dir);
+    }
 }

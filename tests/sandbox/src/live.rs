@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use futures::TryStreamExt as _;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kube::{
     Api, Client, ResourceExt as _,
     runtime::{WatchStreamExt as _, watcher},
@@ -206,6 +206,8 @@ impl View {
         if let Self::Rows { screen, rows, bars } = self {
             // An error is a terminal that is gone.
             let _ = rows.clear();
+            // Bars that go redraw those that are left.
+            rows.set_draw_target(ProgressDrawTarget::hidden());
             for (node, bar) in bars {
                 screen.line(&format!(
                     "  {node:<8} {:>3}%  {}",

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use monok8s_sandbox::{
     assets::Assets,
-    instance::{self, Instance},
+    instance::{Instance, Lock},
     supervisor::{self, Order, Plan},
 };
 use tracing_subscriber::EnvFilter;
@@ -113,7 +113,7 @@ async fn run(action: Action) -> Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         Action::Supervise { folder } => {
-            let _lock = instance::hold_lock(&folder)?;
+            let _lock = Lock::hold(&folder)?;
             let plan =
                 std::fs::read_to_string(folder.join("plan.json")).context("there is no plan")?;
             supervisor::supervise(
