@@ -1,21 +1,13 @@
 //! The installation of one image.
 
-use std::{
-    io::{self, Read},
-    ops::ControlFlow,
-    panic::resume_unwind,
-    sync::mpsc::sync_channel,
-    thread::{self, Scope, ScopedJoinHandle},
-};
+use std::{io::Read, ops::ControlFlow};
 
 use crate::{
-    Access, Decoder, Device, Digest, InstallError, Progress, StageTimes, Timed,
-    buffer::{self, FILE_PIECE, PIECE},
+    Access, Decoder, Device, Digest, InstallError, Progress, StageTimes,
     stages::{
-        control::{Control, Seen},
-        expand::{self, Bounds, Expanded},
-        prove, receive,
-        write::{self, PIECES_PER_EPOCH},
+        control::Control,
+        expand::Bounds,
+        run::{self, Watcher},
     },
 };
 
@@ -89,33 +81,19 @@ pub fn install(
     }
     let decoder = Decoder::new(expectation.window_limit).map_err(InstallError::Resources)?;
     let control = Control::new(expectation.size);
-    let mut known = control.progress();
-    if observer(known).is_break() {
-        return Err(cancelled(&control));
-    }
-
+    let mut watcher = Watcher::new(&control, observer)?;
     let bounds = Bounds {
         device: device.name(),
         capacity,
         promised: expectation.size,
     };
-    let (expanded, mut times) = thread::scope(|scope| {
-        let stages = spawn(scope, source, device, &bounds, decoder, &control)?;
-        watch(&control, &mut known, observer);
-        join(stages, &control)
-    })?;
+    let (expanded, mut times) = run::stream(source, device, &bounds, decoder, &mut watcher)?;
 
     let image_digest = if expanded.file_digest == expectation.checksum {
         None
     } else {
-        let (digest, hash_image) = thread::scope(|scope| {
-            let hash = on_a_thread(scope, "image-hash", &control, || {
-                prove::hash_device(device, expanded.image_bytes, &control)
-            })?;
-            watch(&control, &mut known, observer);
-            verdict(joined(hash), &control)
-        })?;
-        times.hash_image = hash_image;
+        let length = expanded.image_bytes;
+        let (digest, hash_image) = run::hash_image(device, length, &mut watcher)?;
         if digest != expectation.checksum {
             return Err(InstallError::ChecksumMismatch {
                 expected: expectation.checksum,
@@ -123,6 +101,7 @@ pub fn install(
                 image: digest,
             });
         }
+        times.hash_image = hash_image;
         Some(digest)
     };
 
@@ -147,146 +126,4 @@ pub fn install(
         access: device.access().clone(),
         times,
     })
-}
-
-/// Buffers between the receiver and the expander: 4 MiB.
-const FILE_BUFFERS: usize = 16;
-
-/// Buffers between the expander and the writer: 32 MiB, which the decoder fills while a flush holds up the writer.
-const PIECE_BUFFERS: usize = 32;
-
-/// One epoch is being written, one is waiting or being read back.
-const EPOCHS: usize = 3;
-
-type Handle<'scope, T> = ScopedJoinHandle<'scope, Option<T>>;
-
-struct Stages<'scope> {
-    receive: Handle<'scope, Timed>,
-    expand: Handle<'scope, Expanded>,
-    write: Handle<'scope, write::Times>,
-    prove: Handle<'scope, prove::Times>,
-}
-
-fn spawn<'scope, 'env>(
-    scope: &'scope Scope<'scope, 'env>,
-    source: &'env mut (dyn Read + Send),
-    device: &'env dyn Device,
-    bounds: &'env Bounds<'env>,
-    decoder: Decoder,
-    control: &'env Control,
-) -> Result<Stages<'scope>, InstallError> {
-    let (portion_used, portion_empty) = buffer::pool(FILE_BUFFERS, FILE_PIECE);
-    let (piece_used, piece_empty) = buffer::pool(PIECE_BUFFERS, PIECE);
-    let (epoch_used, epoch_empty) = sync_channel(EPOCHS);
-    for _ in 0..EPOCHS {
-        // There is room, and the receiver is right here.
-        let _ = epoch_used.send(Vec::with_capacity(PIECES_PER_EPOCH));
-    }
-    // One more than there are buffers: the word that it is the end.
-    let (portions_out, portions_in) = sync_channel(FILE_BUFFERS + 1);
-    let (pieces_out, pieces_in) = sync_channel(PIECE_BUFFERS + 1);
-    let (epochs_out, epochs_in) = sync_channel(EPOCHS + 1);
-
-    let expand_ends = expand::Ends {
-        portions: portions_in,
-        used: portion_used,
-        pieces: pieces_out,
-        empty: piece_empty,
-    };
-    let write_ends = write::Ends {
-        pieces: pieces_in,
-        used: piece_used,
-        epochs: epochs_out,
-        empty: epoch_empty,
-    };
-    Ok(Stages {
-        prove: on_a_thread(scope, "image-prove", control, move || {
-            prove::prove(device, &epochs_in, &epoch_used, control)
-        })?,
-        write: on_a_thread(scope, "image-write", control, move || {
-            write::write(device, &write_ends, control)
-        })?,
-        expand: on_a_thread(scope, "image-expand", control, move || {
-            expand::expand(decoder, bounds, &expand_ends, control)
-        })?,
-        receive: on_a_thread(scope, "image-receive", control, move || {
-            receive::receive(source, &portion_empty, &portions_out, control)
-        })?,
-    })
-}
-
-/// Starts a stage; the calling thread sees when it is over.
-fn on_a_thread<'scope, T: Send + 'scope>(
-    scope: &'scope Scope<'scope, '_>,
-    name: &str,
-    control: &'scope Control,
-    stage: impl FnOnce() -> Option<T> + Send + 'scope,
-) -> Result<Handle<'scope, T>, InstallError> {
-    let running = control.enter();
-    thread::Builder::new()
-        .name(name.to_owned())
-        .spawn_scoped(scope, move || {
-            let _running = running;
-            stage()
-        })
-        .map_err(InstallError::Resources)
-}
-
-/// Shows the observer what changes until no stage runs any more.
-fn watch(
-    control: &Control,
-    known: &mut Progress,
-    observer: &mut dyn FnMut(Progress) -> ControlFlow<()>,
-) {
-    let mut listening = true;
-    while let Seen::Changed(progress) = control.wait(*known) {
-        *known = progress;
-        if listening && observer(progress).is_break() {
-            listening = false;
-            control.fail::<()>(cancelled(control));
-        }
-    }
-}
-
-fn cancelled(control: &Control) -> InstallError {
-    InstallError::Cancelled {
-        written: control.written(),
-    }
-}
-
-/// What the stages found, or why one of them stopped.
-fn join(stages: Stages<'_>, control: &Control) -> Result<(Expanded, StageTimes), InstallError> {
-    // All are waited for before any is judged.
-    let receive = joined(stages.receive);
-    let expand = joined(stages.expand);
-    let write = joined(stages.write);
-    let prove = joined(stages.prove);
-    let all = receive.zip(expand).zip(write.zip(prove));
-    let ((receive, expanded), (write, prove)) = verdict(all, control)?;
-    let times = StageTimes {
-        receive,
-        hash_file: expanded.hash_file,
-        decode: expanded.decode,
-        digest: write.digest,
-        write: write.write,
-        flush: prove.flush,
-        read_back: prove.read_back,
-        compare: prove.compare,
-        hash_image: Timed::default(),
-    };
-    Ok((expanded, times))
-}
-
-/// Waits for a stage, and hands on its panic.
-fn joined<T>(stage: Handle<'_, T>) -> Option<T> {
-    stage.join().unwrap_or_else(|panic| resume_unwind(panic))
-}
-
-/// A recorded failure outweighs every result: the observer's word may come when all stages are through.
-fn verdict<T>(result: Option<T>, control: &Control) -> Result<T, InstallError> {
-    if let Some(failure) = control.take_failure() {
-        return Err(failure);
-    }
-    result
-        .ok_or_else(|| InstallError::Resources(io::Error::other("a stage ended without a reason")))
 }

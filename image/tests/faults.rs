@@ -448,7 +448,8 @@ fn a_device_that_cannot_be_read_proves_nothing() {
     let device = Memory::with(2 * MIB, &[Fault::ReadFails(MIB as u64)]);
     match install_quietly(&file, &device, &expect(sha256(&file))) {
         Err(InstallError::ReadBackFailed { offset, proven, .. }) => {
-            assert_eq!((offset, proven.bytes), (MIB as u64, MIB as u64));
+            assert_eq!(offset, MIB as u64);
+            assert!(proven.bytes <= offset);
         }
         other => panic!("{other:?}"),
     }

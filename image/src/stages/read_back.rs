@@ -1,0 +1,135 @@
+//! From the medium: what was written, flushed and read back, piece by piece.
+
+use std::{
+    io,
+    sync::mpsc::{Receiver, SyncSender},
+};
+
+use crate::{
+    Device,
+    buffer::{ALIGNMENT, Buffer, Filled, PIECE},
+    error::InstallError,
+    progress::Timed,
+    stages::{
+        control::Control,
+        write::{Epoch, Written},
+    },
+};
+
+/// What the medium holds, and for a piece that was just written what it should hold.
+pub(crate) enum Held {
+    Piece {
+        offset: u64,
+        bytes: Filled,
+        written: Option<blake3::Hash>,
+    },
+    End,
+}
+
+#[derive(Default)]
+pub(crate) struct Times {
+    pub(crate) flush: Timed,
+    pub(crate) read_back: Timed,
+}
+
+/// Reads the medium into buffers that go round with whoever looks at them.
+pub(crate) struct Medium<'a> {
+    pub(crate) device: &'a dyn Device,
+    pub(crate) control: &'a Control,
+    pub(crate) held: SyncSender<Held>,
+    pub(crate) empty: Receiver<Buffer>,
+    pub(crate) times: Times,
+}
+
+impl Medium<'_> {
+    /// Flushes and reads back each epoch that was written, while the next one is being written.
+    pub(crate) fn follow(
+        mut self,
+        epochs: &Receiver<Epoch>,
+        used: &SyncSender<Vec<Written>>,
+    ) -> Option<Times> {
+        loop {
+            let Epoch::Written(mut epoch) = epochs.recv().ok()? else {
+                self.held.send(Held::End).ok()?;
+                return Some(self.times);
+            };
+            let length = epoch.iter().map(|written| written.length).sum();
+            if let Err(error) = self.times.flush.time(length, || self.device.flush()) {
+                return self.control.fail(InstallError::WriteFailed {
+                    device: self.device.name().to_owned(),
+                    operation: "flush",
+                    offset: epoch.first().map_or(0, |written| written.offset),
+                    proven: self.control.proven(),
+                    error,
+                });
+            }
+            for written in epoch.drain(..) {
+                self.piece(written.offset, written.length, Some(written.digest))?;
+            }
+            // The writer may be done and gone.
+            let _ = used.send(epoch);
+        }
+    }
+
+    /// Reads the first `length` bytes once more.
+    pub(crate) fn read_again(mut self, length: u64) -> Option<()> {
+        let mut offset = 0;
+        while offset < length {
+            let wanted = usize::try_from(length - offset).unwrap_or(PIECE).min(PIECE);
+            self.piece(offset, wanted, None)?;
+            offset += wanted as u64;
+        }
+        self.held.send(Held::End).ok()
+    }
+
+    fn piece(&mut self, offset: u64, length: usize, written: Option<blake3::Hash>) -> Option<()> {
+        if self.control.stopped() {
+            return None;
+        }
+        let mut buffer = self.empty.recv().ok()?;
+        let read = self.times.read_back.time(length, || {
+            read_all(self.device, &mut buffer, length, offset)
+        });
+        if let Err((offset, error)) = read {
+            return self.control.fail(InstallError::ReadBackFailed {
+                device: self.device.name().to_owned(),
+                offset,
+                proven: self.control.proven(),
+                error,
+            });
+        }
+        let bytes = Filled { buffer, length };
+        self.held
+            .send(Held::Piece {
+                offset,
+                bytes,
+                written,
+            })
+            .ok()
+    }
+}
+
+/// Reads `length` bytes at `offset` to the beginning of `buffer`; on failure the place of the first byte that could
+/// not be read.
+///
+/// Whole pages are asked for, which direct I/O wants; what lies beyond `length` is not looked at, and a device that
+/// ends there reads short.
+fn read_all(
+    device: &dyn Device,
+    buffer: &mut Buffer,
+    length: usize,
+    offset: u64,
+) -> Result<(), (u64, io::Error)> {
+    let pages = length.next_multiple_of(ALIGNMENT).min(buffer.len());
+    let mut done = 0;
+    while done < length {
+        let at = offset + done as u64;
+        match device.read_back_at(&mut buffer[done..pages], at) {
+            Ok(0) => return Err((at, io::ErrorKind::UnexpectedEof.into())),
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err((at, error)),
+        }
+    }
+    Ok(())
+}
