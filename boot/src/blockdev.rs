@@ -117,13 +117,13 @@ impl<'r> BlockDevices<'r> {
     }
 
     /// The device with this number.
-    pub fn by_number(&self, dev: DevNum) -> io::Result<BlockDevice> {
+    pub fn by_number(self, dev: DevNum) -> io::Result<BlockDevice> {
         let link = self.roots.sys.join("dev/block").join(dev.to_string());
         self.describe(&fs::canonicalize(link)?)
     }
 
     /// The device whose node is at `path`, links followed.
-    pub fn by_node(&self, path: &Path) -> io::Result<BlockDevice> {
+    pub fn by_node(self, path: &Path) -> io::Result<BlockDevice> {
         let node = fs::canonicalize(self.here(path))?;
         let dev_root = fs::canonicalize(&self.roots.dev)?;
         let name = node.strip_prefix(&dev_root).map_err(|_| {
@@ -147,7 +147,7 @@ impl<'r> BlockDevices<'r> {
     }
 
     /// Every device that is no partition and has a medium.
-    pub fn disks(&self) -> io::Result<Vec<BlockDevice>> {
+    pub fn disks(self) -> io::Result<Vec<BlockDevice>> {
         Ok(self
             .all()?
             .into_iter()
@@ -156,7 +156,7 @@ impl<'r> BlockDevices<'r> {
     }
 
     /// Every device, by number.
-    pub fn all(&self) -> io::Result<Vec<BlockDevice>> {
+    pub fn all(self) -> io::Result<Vec<BlockDevice>> {
         let mut devices = Vec::new();
         for entry in fs::read_dir(self.roots.sys.join("class/block"))? {
             // A device may go away while the folder is read; a hidden one (an NVMe path) has no number.
@@ -170,7 +170,7 @@ impl<'r> BlockDevices<'r> {
     }
 
     /// The partitions of `disk` that the kernel offers.
-    pub fn partitions(&self, disk: &BlockDevice) -> io::Result<Vec<BlockDevice>> {
+    pub fn partitions(self, disk: &BlockDevice) -> io::Result<Vec<BlockDevice>> {
         let mut partitions = Vec::new();
         for entry in fs::read_dir(&disk.folder)? {
             let folder = entry?.path();
@@ -183,7 +183,7 @@ impl<'r> BlockDevices<'r> {
     }
 
     /// The disk of a partition.
-    pub fn disk_of(&self, partition: &BlockDevice) -> io::Result<BlockDevice> {
+    pub fn disk_of(self, partition: &BlockDevice) -> io::Result<BlockDevice> {
         // In sysfs a partition's folder is in its disk's.
         let folder = partition.folder.parent().unwrap_or(&partition.folder);
         self.describe(folder)
@@ -191,7 +191,7 @@ impl<'r> BlockDevices<'r> {
 
     /// What `dev` is made of: followed through device mapper (dm-verity, dm-crypt, LVM), RAID and loop devices down to
     /// partitions and to disks without any. `mounts` is the table in which loop devices' files are looked up.
-    pub fn leaves(&self, dev: DevNum, mounts: &[Mount]) -> io::Result<BTreeSet<DevNum>> {
+    pub fn leaves(self, dev: DevNum, mounts: &[Mount]) -> io::Result<BTreeSet<DevNum>> {
         let mut leaves = BTreeSet::new();
         self.follow(dev, mounts, 0, &mut leaves)?;
         Ok(leaves)
@@ -199,14 +199,14 @@ impl<'r> BlockDevices<'r> {
 
     /// What the file system of `mount` is on, as [`leaves`](Self::leaves). Followed through overlays; a layer without
     /// a block device (tmpfs) adds nothing.
-    pub fn leaves_of_mount(&self, mount: &Mount, mounts: &[Mount]) -> io::Result<BTreeSet<DevNum>> {
+    pub fn leaves_of_mount(self, mount: &Mount, mounts: &[Mount]) -> io::Result<BTreeSet<DevNum>> {
         let mut leaves = BTreeSet::new();
         self.follow_mount(mount, mounts, 0, &mut leaves)?;
         Ok(leaves)
     }
 
     fn follow(
-        &self,
+        self,
         dev: DevNum,
         mounts: &[Mount],
         depth: u32,
@@ -234,17 +234,15 @@ impl<'r> BlockDevices<'r> {
         if let Ok(below) = self.by_node(&file) {
             return self.follow(below.dev, mounts, depth + 1, leaves);
         }
-        match mounts::covering(mounts, &file) {
-            Some(mount) => self.follow_mount(mount, mounts, depth + 1, leaves),
-            None => {
-                leaves.insert(dev);
-                Ok(())
-            }
+        if let Some(mount) = mounts::covering(mounts, &file) {
+            return self.follow_mount(mount, mounts, depth + 1, leaves);
         }
+        leaves.insert(dev);
+        Ok(())
     }
 
     fn follow_mount(
-        &self,
+        self,
         mount: &Mount,
         mounts: &[Mount],
         depth: u32,
@@ -273,14 +271,14 @@ impl<'r> BlockDevices<'r> {
     }
 
     /// A path of the machine's `/dev` as this process reaches it.
-    fn here(&self, path: &Path) -> PathBuf {
+    fn here(self, path: &Path) -> PathBuf {
         match path.strip_prefix("/dev") {
             Ok(name) => self.roots.dev.join(name),
             Err(_) => path.to_path_buf(),
         }
     }
 
-    fn describe(&self, folder: &Path) -> io::Result<BlockDevice> {
+    fn describe(self, folder: &Path) -> io::Result<BlockDevice> {
         let is_partition = folder.join("partition").is_file();
         // sysfs counts in 512 bytes whatever the disk's blocks are.
         let bytes = |name| Ok::<_, io::Error>(number(folder, name)?.saturating_mul(512));

@@ -26,7 +26,7 @@ const OS_RELEASE: [&str; 2] = ["/etc/os-release", "/usr/lib/os-release"];
 /// An os-release has a few hundred bytes.
 const MAX_OS_RELEASE: u64 = 64 << 10;
 
-/// The kernel's own limits for a path and its links (path_resolution(7)).
+/// The kernel's own limits for a path and its links (`path_resolution(7)`).
 const MAX_LINK: u64 = 4096;
 const MAX_LINKS: usize = 40;
 

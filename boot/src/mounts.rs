@@ -1,4 +1,4 @@
-//! Mount tables: `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
+//! Mount tables: `/proc/PID/mountinfo` (`proc_pid_mountinfo(5)`).
 //!
 //! Read here rather than by a library because two things must not get lost: names with spaces or bytes that are no
 //! text (the kernel writes them as octal escapes), and options that occur more than once (`lowerdir+=`).

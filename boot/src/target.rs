@@ -65,17 +65,15 @@ pub(crate) fn devices_behind_folder(
     if dev.major != 0 {
         return devices.leaves(dev, &table).map_err(unreadable);
     }
-    match table.iter().find(|m| m.dev == dev) {
-        Some(mount) => devices.leaves_of_mount(mount, &table).map_err(unreadable),
-        // btrfs gives its files another number than its mount.
-        None => {
-            let path = std::fs::canonicalize(dir).map_err(unreadable)?;
-            let mount = mounts::covering(&table, &path);
-            mount
-                .map_or(Ok(BTreeSet::new()), |m| devices.leaves_of_mount(m, &table))
-                .map_err(unreadable)
-        }
+    if let Some(mount) = table.iter().find(|m| m.dev == dev) {
+        return devices.leaves_of_mount(mount, &table).map_err(unreadable);
     }
+    // btrfs gives its files another number than its mount.
+    let path = std::fs::canonicalize(dir).map_err(unreadable)?;
+    let mount = mounts::covering(&table, &path);
+    mount
+        .map_or(Ok(BTreeSet::new()), |m| devices.leaves_of_mount(m, &table))
+        .map_err(unreadable)
 }
 
 /// Opens `device` for overwriting, unless there is any reason not to.
@@ -191,7 +189,7 @@ fn mounted_by(roots: &Roots, device: &BlockDevice) -> Result<Option<String>, Slo
 fn swap_areas(table: &[u8]) -> Vec<PathBuf> {
     use std::os::unix::ffi::OsStringExt as _;
     let first = |line: &[u8]| {
-        line.split(|b| b.is_ascii_whitespace())
+        line.split(u8::is_ascii_whitespace)
             .next()
             .map(mounts::unescape)
     };

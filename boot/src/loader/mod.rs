@@ -7,6 +7,7 @@ use crate::slot::SlotName;
 
 mod change;
 pub mod grub;
+pub mod hook;
 
 /// Which boot loader a machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
