@@ -23,5 +23,6 @@ pub mod reporter;
 #[cfg(test)]
 mod simulation;
 pub mod source;
+pub mod state_table;
 pub mod status;
 pub mod watch;

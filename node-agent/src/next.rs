@@ -480,7 +480,7 @@ fn before_switch(attempt: &Attempt, plan: &Plan, inputs: &Inputs<'_>) -> Action 
             spoil,
         });
     };
-    if p.attempt == attempt.number && p.phase.is_terminal() {
+    if p.attempt == attempt.number && p.phase.can_retry() {
         // Told while the record could not be written.
         return end(Ending {
             uid,
