@@ -1,4 +1,5 @@
 //! Random fleets under random trouble: what must hold whatever happens.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 mod fleet;
 
@@ -53,7 +54,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
-fn pick<'a, T>(index: &prop::sample::Index, from: &'a [T]) -> Option<&'a T> {
+fn pick<T>(index: prop::sample::Index, from: &[T]) -> Option<&T> {
     (!from.is_empty()).then(|| index.get(from))
 }
 
@@ -65,18 +66,18 @@ fn happen(fleet: &mut Fleet, happening: &Happening) {
     let upgrades: Vec<String> = fleet.upgrades.keys().cloned().collect();
     match happening {
         H::Agent(i, fate) => {
-            if let Some(name) = pick(i, &progresses) {
+            if let Some(name) = pick(*i, &progresses) {
                 fleet.step(name, *fate);
             }
         }
         H::TwoLeaders | H::NewLeader => {}
         H::Ready(i, ready) => {
-            if let Some(node) = pick(i, &nodes) {
+            if let Some(node) = pick(*i, &nodes) {
                 fleet.set_ready(node, *ready);
             }
         }
         H::Retry(i) => {
-            if let Some(name) = pick(i, &progresses) {
+            if let Some(name) = pick(*i, &progresses) {
                 let nonce = fleet.clock.to_string();
                 fleet.touch(name, |p| {
                     p.spec.retry_nonce = nonce;
@@ -85,7 +86,7 @@ fn happen(fleet: &mut Fleet, happening: &Happening) {
             }
         }
         H::Cancel(i) => {
-            if let Some(name) = pick(i, &progresses) {
+            if let Some(name) = pick(*i, &progresses) {
                 fleet.touch(name, |p| p.spec.cancel = true);
             }
         }
@@ -96,12 +97,12 @@ fn happen(fleet: &mut Fleet, happening: &Happening) {
         }),
         H::MaxFailures(max) => fleet.amend("first", |s| s.rollout.max_failures = *max),
         H::Wish(i) => fleet.amend("first", |s| {
-            (*i.get(&VERSIONS[1..])).clone_into(&mut s.version)
+            (*i.get(&VERSIONS[1..])).clone_into(&mut s.version);
         }),
         H::SecondUpgrade => fleet.apply("second", spec("v1.35.1", &VERSIONS)),
         H::DeleteUpgrade(i) => {
             // The garbage collector takes its progresses along.
-            if let Some(name) = pick(i, &upgrades).filter(|n| *n != "first") {
+            if let Some(name) = pick(*i, &upgrades).filter(|n| *n != "first") {
                 let uid = fleet.upgrades.remove(name).unwrap().uid();
                 fleet
                     .progresses
@@ -109,14 +110,14 @@ fn happen(fleet: &mut Fleet, happening: &Happening) {
             }
         }
         H::MakeNodeAgain(i) => {
-            if let Some(node) = pick(i, &nodes) {
+            if let Some(node) = pick(*i, &nodes) {
                 let version = fleet.version_of(node).to_owned();
                 fleet.nodes.remove(node);
                 fleet.add_node(node, &version);
             }
         }
         H::DeleteProgress(i) => {
-            if let Some(name) = pick(i, &progresses) {
+            if let Some(name) = pick(*i, &progresses) {
                 fleet.progresses.remove(name);
             }
         }
@@ -200,7 +201,7 @@ proptest! {
                     .filter(|p| p.labels().get("monok8s.io/revision") == Some(&revision))
                     .filter(|p| {
                         matches!(phase(p), ProgressPhase::Failed | ProgressPhase::RolledBack)
-                            && fleet.nodes.get(&p.spec.node_name).and_then(|n| n.uid()).as_deref()
+                            && fleet.nodes.get(&p.spec.node_name).and_then(ResourceExt::uid).as_deref()
                                 == p.spec.node_uid.as_deref()
                     })
                     .count();

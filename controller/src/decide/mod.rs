@@ -31,7 +31,8 @@ pub struct Moment {
 pub struct Settings {
     /// How long a released progress may stand still before the upgrade is called stalled.
     pub stall_after: Duration,
-    /// How long ago a catalog from a URL or ConfigMap may have been read when a hop begins.
+    /// How long ago a catalog from a URL or ConfigMap may have been read when a hop begins. Long
+    /// enough for nodes that become free together to share a reading.
     pub catalog_age: Duration,
 }
 
@@ -39,7 +40,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             stall_after: Duration::from_secs(15 * 60),
-            catalog_age: Duration::from_secs(30),
+            catalog_age: Duration::from_secs(2),
         }
     }
 }

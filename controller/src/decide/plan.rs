@@ -430,6 +430,8 @@ impl<'a> Judge<'a, '_> {
         let fresh = self.has_fresh_catalog();
         if !fresh && (makes || blind || !releases.is_empty()) {
             self.want_reading(Urgency::Now, plan);
+        } else if image_changed.is_some() {
+            self.want_reading(Urgency::Eventually, plan);
         }
         if fresh && self.is_fixed(&pinned) {
             let releases = releases.into_iter().map(|(progress, release)| Amendment {
@@ -633,8 +635,10 @@ impl<'a> Judge<'a, '_> {
             let (Place::Active(progress) | Place::Held(progress)) = node.place else {
                 continue;
             };
-            let released = plan.releases.iter().any(|r| r.name == progress.name());
-            if let Some(download) = self.new_download(progress).filter(|_| !released) {
+            let Some(download) = self.new_download(progress) else {
+                continue;
+            };
+            if !plan.releases.iter().any(|r| r.name == progress.name()) {
                 plan.amendments.push(Amendment {
                     download: Some(download),
                     ..amendment(progress)

@@ -91,13 +91,15 @@ fn bytes_that_flow_are_no_reason_to_plan_but_a_sign_of_life() {
     assert_eq!(index.progresses_of("n").next().unwrap().moved_at, at(5));
 }
 
+type Change = fn(&mut Value);
+
 #[test]
 fn only_the_computed_name_makes_a_progress_ours() {
     let ours = Origin::Controller {
         upgrade: "u".into(),
         revision: 3,
     };
-    let cases: [(fn(&mut Value), bool); 6] = [
+    let cases: [(Change, bool); 6] = [
         (|_| {}, true),
         (
             |p| p["metadata"]["name"] = json!("osupgrade-aaaaaaaaaa"),

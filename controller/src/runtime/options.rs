@@ -44,6 +44,11 @@ pub struct Options {
     #[arg(long, value_name = "DURATION", default_value = "3s")]
     pub lease_renew: GoDuration,
 
+    /// How often a catalog from a URL or a ConfigMap is read again while an upgrade waits for it to
+    /// change
+    #[arg(long, value_name = "DURATION", default_value = "1m")]
+    pub catalog_reread: GoDuration,
+
     /// How long a released node may stand still before its upgrade is called Stalled
     #[arg(long, value_name = "DURATION", default_value = "15m")]
     pub stall_after: GoDuration,

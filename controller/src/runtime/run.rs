@@ -93,6 +93,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
             client.clone(),
             &options.namespace,
             Urls::new(options.allow_http_catalogs)?,
+            options.catalog_reread.0,
             shared.clone(),
             metrics.clone(),
         ),

@@ -36,7 +36,7 @@ use serde_json::json;
 pub enum Fate {
     /// To the next phase.
     Well,
-    /// It ends Failed before the switch, RolledBack after it.
+    /// It ends Failed before the switch, and back on the old system after it.
     Badly,
 }
 

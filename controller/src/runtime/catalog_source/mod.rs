@@ -24,8 +24,8 @@ const LEAST_GAP: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 /// Longest pause after a failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How often a catalog is read again only because a change of it could change the verdict.
-const EVENTUALLY: Duration = Duration::from_secs(60);
+/// How long the validators of a catalog that nobody wants are kept.
+const FORGET_AFTER: Duration = Duration::from_secs(3600);
 
 /// What one reading found: a text, or that it is what it was.
 enum Found {
@@ -39,6 +39,8 @@ pub(super) struct Catalogs {
     metrics: Metrics,
     urls: Urls,
     config_maps: ConfigMaps,
+    /// How often a catalog is read again only because a change of it could change the verdict.
+    reread: Duration,
     entries: HashMap<String, Entry>,
     running: JoinSet<Finished>,
 }
@@ -66,6 +68,7 @@ impl Catalogs {
         client: Client,
         namespace: &str,
         urls: Urls,
+        reread: Duration,
         shared: Arc<Shared>,
         metrics: Metrics,
     ) -> Self {
@@ -74,6 +77,7 @@ impl Catalogs {
             metrics,
             urls,
             config_maps: ConfigMaps::new(client, namespace),
+            reread,
             entries: HashMap::new(),
             running: JoinSet::new(),
         }
@@ -83,12 +87,8 @@ impl Catalogs {
     pub(super) fn request(&mut self, wanted: &[ReadingWanted]) -> Option<Duration> {
         let now = self.shared.now().clock;
         self.entries.retain(|uid, entry| {
-            entry.running || wanted.iter().any(|w| w.uid == *uid) || {
-                // Kept as long as its validators may serve.
-                entry
-                    .read_at
-                    .is_some_and(|at| now.saturating_sub(at) < EVENTUALLY * 60)
-            }
+            let wanted = wanted.iter().any(|w| w.uid == *uid);
+            wanted || entry.running || entry.read_at.is_some_and(|at| now < at + FORGET_AFTER)
         });
         let mut next = None;
         for wanted in wanted {
@@ -110,7 +110,7 @@ impl Catalogs {
             if entry.source != source {
                 *entry = Entry::new(source.clone());
             }
-            let due = entry.due(wanted.urgency);
+            let due = entry.due(wanted.urgency, self.reread);
             if due > now {
                 next = Some(next.map_or(due, |at: Duration| at.min(due)));
                 continue;
@@ -207,12 +207,12 @@ impl Entry {
         }
     }
 
-    fn due(&self, urgency: Urgency) -> Duration {
+    fn due(&self, urgency: Urgency, reread: Duration) -> Duration {
         let gap = match urgency {
             Urgency::Now => LEAST_GAP,
             // A failure has a pause of its own.
             Urgency::Eventually if self.failures > 0 => LEAST_GAP,
-            Urgency::Eventually => EVENTUALLY,
+            Urgency::Eventually => reread.max(LEAST_GAP),
         };
         self.read_at
             .map_or(Duration::ZERO, |at| at + gap)
@@ -262,6 +262,8 @@ mod tests {
 
     use super::*;
 
+    const REREAD: Duration = Duration::from_secs(60);
+
     fn reading(clock: u64, ok: bool) -> Reading {
         Reading {
             source: CatalogSource::default(),
@@ -281,28 +283,31 @@ mod tests {
     #[test]
     fn failures_are_tried_again_ever_later_and_no_later_than_a_minute() {
         let mut entry = Entry::new(CatalogSource::default());
-        assert_eq!(entry.due(Urgency::Now), Duration::ZERO);
+        assert_eq!(entry.due(Urgency::Now, REREAD), Duration::ZERO);
         let mut clock = 100;
         for round in 0..40_u32 {
             entry.ended(&reading(clock, false), None);
-            let pause =
-                entry.due(Urgency::Now).as_secs_f64() - f64::from(u32::try_from(clock).unwrap());
+            let pause = entry.due(Urgency::Now, REREAD).as_secs_f64()
+                - f64::from(u32::try_from(clock).unwrap());
             let whole = f64::from(2_u32.saturating_pow(round.min(20) + 1)).min(60.0);
             assert!(
                 pause >= whole / 2.0 - 0.01 && pause <= whole + 0.01,
                 "{round}: {pause}"
             );
-            assert_eq!(entry.due(Urgency::Eventually), entry.due(Urgency::Now));
+            assert_eq!(
+                entry.due(Urgency::Eventually, REREAD),
+                entry.due(Urgency::Now, REREAD)
+            );
             clock += 100;
         }
         entry.ended(&reading(clock, true), None);
         assert_eq!(
-            entry.due(Urgency::Now),
+            entry.due(Urgency::Now, REREAD),
             Duration::from_secs(clock) + LEAST_GAP
         );
         assert_eq!(
-            entry.due(Urgency::Eventually),
-            Duration::from_secs(clock) + EVENTUALLY
+            entry.due(Urgency::Eventually, REREAD),
+            Duration::from_secs(clock) + REREAD
         );
     }
 }

@@ -1,0 +1,172 @@
+//! Two replicas on a real control plane, killed, ended and stopped in the middle of a rollout.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure here is a failed test"
+)]
+
+mod cluster;
+
+use std::{collections::BTreeSet, sync::atomic::Ordering};
+
+use cluster::{Cluster, PATIENCE, Replica, catalog};
+use kube::api::ListParams;
+use monok8s_sandbox::wait;
+use rustix::process::Signal;
+use serde_json::json;
+
+const NODES: usize = 5;
+/// A Lease that outlasts every test: who takes over got it handed back.
+const LONG: &[&str] = &["--lease-duration=1h", "--lease-renew=1s"];
+const SHORT: &[&str] = &["--lease-duration=3s", "--lease-renew=500ms"];
+
+/// A rollout over five nodes, led by `first`, with one node done and another under way.
+async fn in_the_middle(flags: &[&str]) -> (Cluster, Replica, Replica) {
+    let mut cluster = Cluster::start(NODES).await;
+    let first = cluster.controller("first", flags).await;
+    first.until_ready().await;
+    cluster.until_leads("first").await;
+    let second = cluster.controller("second", flags).await;
+    // A standby is ready too.
+    second.until_ready().await;
+    cluster.begin();
+    cluster
+        .apply(
+            "up",
+            json!({"version": "stable", "catalog": {"inline": catalog(&["v1.35.1"])}}),
+        )
+        .await;
+    cluster.until_done("up", 1).await;
+    (cluster, first, second)
+}
+
+/// Everybody arrived, by one release each, and it was told once.
+async fn arrived(cluster: &Cluster) {
+    cluster.until_phase_is("up", "Completed").await;
+    cluster.assert_nothing_broken();
+    let released = cluster.seen.lock().unwrap().released.clone();
+    assert_eq!(released.len(), NODES);
+    assert_eq!(released.iter().collect::<BTreeSet<_>>().len(), NODES);
+    let told: Vec<String> = cluster
+        .events("up")
+        .await
+        .into_iter()
+        .map(|(r, _)| r)
+        .collect();
+    assert_eq!(told, ["Accepted", "Completed"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_killed_is_replaced() {
+    let (cluster, first, second) = in_the_middle(SHORT).await;
+    first.process.kill().await;
+    cluster.until_leads("second").await;
+    arrived(&cluster).await;
+    let metrics = second.get("/metrics").await;
+    assert!(
+        metrics.contains("monok8s_controller_leading 1"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains(r#"monok8s_controller_upgrades{phase="Completed"} 1"#),
+        "{metrics}"
+    );
+    for name in ["n0", "n1", "up\"", "osupgrade-"] {
+        assert!(!metrics.contains(name), "a label names {name}: {metrics}");
+    }
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_asked_to_end_hands_over_at_once() {
+    let (cluster, first, _second) = in_the_middle(LONG).await;
+    first.process.signal(Signal::TERM);
+    let status = first.process.wait().await.unwrap();
+    assert!(status.success(), "{status}: {}", first.log());
+    cluster.until_leads("second").await;
+    arrived(&cluster).await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_stopped_for_three_leases_does_nothing_more() {
+    let (cluster, first, _second) = in_the_middle(SHORT).await;
+    // It is stopped with places to give out: as soon as it went on it would.
+    first.process.signal(Signal::STOP);
+    cluster.until_leads("second").await;
+    cluster.until_done("up", 2).await;
+    // Three durations as the one that took over counts them: its renewals.
+    let renewals = |cluster: &Cluster| {
+        let client = cluster.client.clone();
+        async move {
+            let leases: kube::Api<k8s_openapi::api::coordination::v1::Lease> =
+                kube::Api::namespaced(client, "mono-system");
+            leases
+                .get("monok8s-controller")
+                .await
+                .unwrap()
+                .spec
+                .unwrap()
+                .renew_time
+                .unwrap()
+                .0
+        }
+    };
+    let begin = renewals(&cluster).await;
+    wait::until("three lease durations of renewals", PATIENCE, || async {
+        let passed = renewals(&cluster).await.duration_since(begin);
+        Ok((passed.as_secs() >= 9).then_some(()))
+    })
+    .await
+    .unwrap();
+    cluster.agents.running.store(false, Ordering::SeqCst);
+    let before = first.log();
+    first.process.signal(Signal::CONT);
+    let status = first.process.wait().await.unwrap();
+    assert!(!status.success(), "{}", first.log());
+    let after = first.log()[before.len()..].to_owned();
+    assert!(after.contains("lost the Lease"), "{after}");
+    assert!(!after.contains("released"), "{after}");
+    cluster.agents.running.store(true, Ordering::SeqCst);
+    arrived(&cluster).await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_comes_back_decides_nothing_anew() {
+    let (cluster, first, second) = in_the_middle(SHORT).await;
+    arrived(&cluster).await;
+    let versions = |cluster: &Cluster| {
+        let (upgrades, progresses) = (cluster.upgrades(), cluster.progresses());
+        async move {
+            let mut versions = Vec::new();
+            for upgrade in upgrades.list(&ListParams::default()).await.unwrap() {
+                versions.push(upgrade.metadata.resource_version);
+            }
+            for progress in progresses.list(&ListParams::default()).await.unwrap() {
+                versions.push(progress.metadata.resource_version);
+            }
+            versions
+        }
+    };
+    let before = versions(&cluster).await;
+    for replica in [first, second] {
+        replica.process.kill().await;
+    }
+    let third = cluster.controller("third", SHORT).await;
+    cluster.until_leads("third").await;
+    wait::until("a few plans", PATIENCE, || async {
+        let metrics = third.get("/metrics").await;
+        let planned = metrics
+            .lines()
+            .find_map(|l| l.strip_prefix("monok8s_controller_plan_duration_seconds_count "))
+            .and_then(|n| n.trim().parse::<u64>().ok());
+        Ok(planned.filter(|n| *n >= 1))
+    })
+    .await
+    .unwrap();
+    assert_eq!(versions(&cluster).await, before, "{}", third.log());
+    assert_eq!(cluster.events("up").await.len(), 2);
+    cluster.end().await;
+}

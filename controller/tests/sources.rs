@@ -1,0 +1,304 @@
+//! Catalogs from a ConfigMap and from a URL, and foreign objects, on a real control plane.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure here is a failed test"
+)]
+
+mod cluster;
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use cluster::{Cluster, catalog};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use monok8s_api::{OSUpgradeProgress, names};
+use serde_json::json;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpListener,
+};
+
+const FLAGS: &[&str] = &[
+    "--lease-duration=3s",
+    "--lease-renew=500ms",
+    "--catalog-reread=1s",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_map_is_read_once_the_role_says_so() {
+    let mut cluster = Cluster::start(2).await;
+    let _replica = cluster.controller("only", FLAGS).await;
+    cluster.begin();
+    cluster
+        .apply(
+            "up",
+            json!({"version": "stable", "catalog": {"configMap": "images-cm"}}),
+        )
+        .await;
+    cluster.until_accepted_is("up", "CatalogForbidden").await;
+    let status = cluster.upgrades().get("up").await.unwrap().status.unwrap();
+    let line = "- {apiGroups: [\"\"], resources: [configmaps], verbs: [get]}";
+    assert!(status.message.contains(line), "{}", status.message);
+    assert_eq!(status.phase.as_str(), "Pending");
+
+    // What the message says is what helps.
+    let rule = status.message[status.message.find(line).unwrap()..].to_owned();
+    let patch = format!(
+        "[{{\"op\": \"add\", \"path\": \"/rules/-\", \"value\": {}}}]",
+        json!({"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]})
+    );
+    assert!(rule.starts_with("- {apiGroups"));
+    cluster
+        .plane
+        .kubectl()
+        .ok([
+            "-n",
+            "mono-system",
+            "patch",
+            "role",
+            "controller",
+            "--type=json",
+            "-p",
+            &patch,
+        ])
+        .await
+        .unwrap();
+    cluster.until_accepted_is("up", "ConfigMapNotFound").await;
+    let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), "mono-system");
+    let map: ConfigMap = serde_json::from_value(json!({
+        "metadata": {"name": "images-cm"},
+        "data": {"whatever": catalog(&["v1.35.1"])},
+    }))
+    .unwrap();
+    maps.create(&PostParams::default(), &map).await.unwrap();
+    cluster.until_phase_is("up", "Completed").await;
+    cluster.assert_nothing_broken();
+    let told: Vec<String> = cluster
+        .events("up")
+        .await
+        .into_iter()
+        .map(|(r, _)| r)
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "CatalogForbidden",
+            "ConfigMapNotFound",
+            "Accepted",
+            "Completed"
+        ]
+    );
+    cluster.end().await;
+}
+
+/// A server of one document, which counts how often it was sent and how often it was not.
+struct Served {
+    text: Mutex<String>,
+    sent: AtomicUsize,
+    not_modified: AtomicUsize,
+}
+
+async fn serve(listener: TcpListener, served: Arc<Served>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let served = served.clone();
+        tokio::spawn(async move {
+            let (reader, mut writer) = stream.into_split();
+            let mut lines = BufReader::new(reader).lines();
+            let mut known = None;
+            while let Ok(Some(line)) = lines.next_line().await {
+                let lower = line.to_ascii_lowercase();
+                if let Some(tag) = lower.strip_prefix("if-none-match:") {
+                    known = Some(tag.trim().to_owned());
+                }
+                if !line.is_empty() {
+                    continue;
+                }
+                let text = served.text.lock().unwrap().clone();
+                let tag = format!("\"{}\"", text.len());
+                let answer = if known.take().as_ref() == Some(&tag) {
+                    served.not_modified.fetch_add(1, Ordering::SeqCst);
+                    format!("HTTP/1.1 304 Not Modified\r\nETag: {tag}\r\n\r\n")
+                } else {
+                    served.sent.fetch_add(1, Ordering::SeqCst);
+                    format!(
+                        "HTTP/1.1 200 OK\r\nContent-Type: text/yaml\r\nETag: {tag}\r\nContent-Length: {}\r\n\r\n{text}",
+                        text.len()
+                    )
+                };
+                if writer.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_url_is_read_with_conditional_requests_and_a_changed_image_halts() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!(
+        "http://{}/catalog.yaml?token=hush",
+        listener.local_addr().unwrap()
+    );
+    let served = Arc::new(Served {
+        text: Mutex::new(catalog(&["v1.34.6", "v1.35.1"])),
+        sent: AtomicUsize::new(0),
+        not_modified: AtomicUsize::new(0),
+    });
+    let serving = tokio::spawn(serve(listener, served.clone()));
+
+    let mut cluster = Cluster::start(2).await;
+    let strict = cluster.controller("strict", FLAGS).await;
+    cluster.begin();
+    cluster
+        .apply("up", json!({"version": "stable", "catalog": {"url": url}}))
+        .await;
+    cluster.until_accepted_is("up", "InvalidSource").await;
+    assert_eq!(
+        served.sent.load(Ordering::SeqCst),
+        0,
+        "http was asked all the same"
+    );
+    strict.process.kill().await;
+
+    let mut flags = FLAGS.to_vec();
+    flags.push("--allow-http-catalogs");
+    let replica = cluster.controller("lenient", &flags).await;
+    cluster.agents.running.store(false, Ordering::SeqCst);
+    cluster.until_accepted_is("up", "Resolved").await;
+    assert_eq!(served.sent.load(Ordering::SeqCst), 1);
+
+    // The image that was handed out is another one now: the second node is not released.
+    let changed = catalog(&["v1.34.6", "v1.35.1"]).replacen(&"ab".repeat(32), &"cd".repeat(32), 2)
+        + "# longer\n";
+    *served.text.lock().unwrap() = changed;
+    // A reading is good for two seconds, and nothing tells from outside when they are over.
+    tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
+    cluster.agents.running.store(true, Ordering::SeqCst);
+    // Read again before the next hop, which is when the first node has arrived.
+    cluster
+        .until("up", "ImageChanged", |u| {
+            let conditions = u.status.as_ref().map(|s| s.conditions.as_slice());
+            conditions
+                .and_then(|c| monok8s_api::condition::find(c, "Progressing"))
+                .is_some_and(|c| c.reason == "ImageChanged")
+        })
+        .await;
+    assert_eq!(cluster.seen.lock().unwrap().released.len(), 1);
+    let status = cluster.upgrades().get("up").await.unwrap().status.unwrap();
+    assert!(monok8s_api::condition::find(&status.conditions, "CatalogChanged").is_some());
+
+    // The old one is put back: it goes on.
+    *served.text.lock().unwrap() = catalog(&["v1.34.6", "v1.35.1"]);
+    cluster.until_phase_is("up", "Completed").await;
+    cluster.assert_nothing_broken();
+    assert!(
+        served.not_modified.load(Ordering::SeqCst) > 0,
+        "asked without a condition"
+    );
+    for text in [
+        replica.log(),
+        serde_json::to_string(&cluster.upgrades().get("up").await.unwrap().status).unwrap(),
+    ] {
+        assert!(!text.contains("hush"), "the query was shown");
+    }
+    serving.abort();
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_object_under_a_computed_name_is_reported_and_left_alone() {
+    let mut cluster = Cluster::start(1).await;
+    cluster
+        .apply(
+            "up",
+            json!({"version": "v1.35.1", "catalog": {"inline": catalog(&["v1.35.1"])}}),
+        )
+        .await;
+    let upgrade = cluster.upgrades().get("up").await.unwrap();
+    let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(cluster.client.clone());
+    let node = nodes.get("n0").await.unwrap();
+    let version: monok8s_api::Version = "v1.35.1".parse().unwrap();
+    let name = names::progress(&upgrade.uid().unwrap(), 1, &node.uid().unwrap(), &version);
+    let foreign: OSUpgradeProgress = serde_json::from_value(json!({
+        "apiVersion": "monok8s.io/v1alpha1", "kind": "OSUpgradeProgress",
+        "metadata": {"name": name},
+        "spec": {"sourceRef": {"name": "up"}, "nodeName": "somewhere-else", "release": "Hold"},
+    }))
+    .unwrap();
+    let foreign = cluster
+        .progresses()
+        .create(&PostParams::default(), &foreign)
+        .await
+        .unwrap();
+    let _replica = cluster.controller("only", FLAGS).await;
+    cluster.begin();
+    cluster
+        .until("up", "the message to name the node", |u| {
+            u.status
+                .as_ref()
+                .is_some_and(|s| s.message.contains("foreign object") && s.message.contains("n0"))
+        })
+        .await;
+    let told = cluster.events("up").await;
+    assert_eq!(
+        told.iter().filter(|(r, _)| r == "NameTaken").count(),
+        1,
+        "{told:?}"
+    );
+    let now = cluster.progresses().get(&name).await.unwrap();
+    assert_eq!(now.resource_version(), foreign.resource_version());
+    // Once it is out of the way, the rollout goes on.
+    cluster
+        .progresses()
+        .delete(&name, &DeleteParams::default())
+        .await
+        .unwrap();
+    cluster.until_phase_is("up", "Completed").await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_people_write_is_never_taken_from_them() {
+    let mut cluster = Cluster::start(1).await;
+    let _replica = cluster.controller("only", FLAGS).await;
+    cluster.begin();
+    cluster.agents.running.store(false, Ordering::SeqCst);
+    cluster
+        .apply("up", json!({"version": "v1.35.1", "paused": true, "catalog": {"inline": catalog(&["v1.35.1"])}}))
+        .await;
+    cluster.until_phase_is("up", "Accepted").await;
+    let progresses = cluster.progresses();
+    let name = monok8s_sandbox::wait::until("a progress", cluster::PATIENCE, || async {
+        let all = progresses.list(&ListParams::default()).await?;
+        Ok(all.items.first().map(ResourceExt::name_any))
+    })
+    .await
+    .unwrap();
+    let patch = json!({"spec": {"retryNonce": "by-hand", "cancel": true}});
+    progresses
+        .patch(&name, &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .unwrap();
+    // The controller writes to the same object: the rollout's download settings.
+    cluster
+        .apply("up", json!({"version": "v1.35.1", "download": {"retryFor": "1m"}, "catalog": {"inline": catalog(&["v1.35.1"])}}))
+        .await;
+    let progress = monok8s_sandbox::wait::until("the copy", cluster::PATIENCE, || async {
+        let progress = progresses.get(&name).await?;
+        Ok((progress.spec.download.retry_for.to_string() == "1m").then_some(progress))
+    })
+    .await
+    .unwrap();
+    assert_eq!(progress.spec.retry_nonce, "by-hand");
+    assert!(progress.spec.cancel);
+    cluster.end().await;
+}
