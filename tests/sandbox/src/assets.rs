@@ -3,6 +3,7 @@
 
 use std::{
     ffi::OsString,
+    fmt::Write as _,
     fs::{self, File},
     path::{Path, PathBuf},
     process::Stdio,
@@ -297,7 +298,7 @@ async fn build_one(cache: &Path, component: Component, version: &str) -> Result<
             ("gitMajor", release.major.to_string()),
             ("gitMinor", release.minor.to_string()),
         ] {
-            flags.push_str(&format!(" -X {VERSION_PACKAGE}.{variable}={value}"));
+            let _ = write!(flags, " -X {VERSION_PACKAGE}.{variable}={value}");
         }
         format!("k8s.io/kubernetes/cmd/{program}")
     };

@@ -86,12 +86,12 @@ async fn watch(plane: &ControlPlane, count: usize) -> Result<JoinSet<Result<()>>
             let params = WatchParams::default()
                 .fields(&format!("spec.nodeName=node-{number}"))
                 .timeout(290);
-            let place = few.acquire().await.context("no place to open a watch")?;
+            let turn = few.acquire().await.context("no place to open a watch")?;
             let stream = api
                 .watch(&params, "0")
                 .await
                 .with_context(|| format!("watch {number} was refused"))?;
-            drop(place);
+            drop(turn);
             tell.send(())
                 .await
                 .context("nobody waits for the watches")?;
@@ -119,7 +119,11 @@ async fn measure(
     let idle_begin = plane.api_server_cpu()?;
     let idle_time = Duration::from_secs(5);
     tokio::time::sleep(idle_time).await;
-    let idle = (plane.api_server_cpu()? - idle_begin).as_secs_f64() / idle_time.as_secs_f64();
+    let idle = plane
+        .api_server_cpu()?
+        .saturating_sub(idle_begin)
+        .as_secs_f64()
+        / idle_time.as_secs_f64();
 
     let (cpu, begin) = (plane.api_server_cpu()?, Instant::now());
     for percent in 0..WRITES {
@@ -129,7 +133,8 @@ async fn measure(
             .context("a status write failed")?;
     }
     let elapsed = begin.elapsed();
-    let busy = (plane.api_server_cpu()? - cpu).as_secs_f64() - idle * elapsed.as_secs_f64();
+    let busy =
+        plane.api_server_cpu()?.saturating_sub(cpu).as_secs_f64() - idle * elapsed.as_secs_f64();
     let writes = WRITES.unsigned_abs();
     Ok((
         Duration::from_secs_f64(busy.max(0.0)) / writes,

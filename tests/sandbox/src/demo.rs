@@ -1,6 +1,6 @@
 //! `make demo`: a fleet is upgraded, then a node fails and is cured, with the user's own commands.
 
-use std::{fs, process::ExitCode, time::Duration};
+use std::{fmt::Write as _, fs, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use kube::Client;
@@ -241,11 +241,10 @@ impl Teller<'_> {
 
 /// The upgrade that is applied.
 fn upgrade(catalog: &str) -> String {
-    let indented: String = catalog
-        .lines()
-        .filter(|line| !line.starts_with("stable:"))
-        .map(|line| format!("      {line}\n"))
-        .collect();
+    let mut indented = String::new();
+    for line in catalog.lines().filter(|line| !line.starts_with("stable:")) {
+        let _ = writeln!(indented, "      {line}");
+    }
     format!(
         "apiVersion: monok8s.io/v1alpha1\nkind: OSUpgrade\nmetadata:\n  name: {UPGRADE}\nspec:\n  version: stable\n  \
          rollout:\n    maxUnavailable: 2\n  catalog:\n    inline: |\n      stable: {FIRST}\n{indented}"

@@ -16,6 +16,9 @@ use crate::{
     wait,
 };
 
+/// Variable that names another folder for sandboxes than the source tree's `.sandbox`.
+pub const VARIABLE: &str = "MONOK8S_SANDBOX";
+
 /// How long a sandbox may take to be up, the build of the control plane apart.
 const UP: Duration = Duration::from_secs(1800);
 /// How long it may take to end.
@@ -40,9 +43,11 @@ impl Instance {
     }
 
     fn named(name: &'static str) -> Self {
+        let parent = std::env::var_os(VARIABLE)
+            .map_or_else(|| scratch::repository().join(".sandbox"), PathBuf::from);
         Self {
             name,
-            folder: scratch::repository().join(".sandbox").join(name),
+            folder: parent.join(name),
         }
     }
 

@@ -159,11 +159,9 @@ impl View {
             .image
             .as_ref()
             .map_or("", |image| image.version.as_str());
-        let mut what = format!(
-            "{:<11}  {} -> {target}",
-            status.phase.to_string(),
-            status.current_version
-        );
+        let from = Some(&status.current_version).filter(|version| !version.is_empty());
+        let from = from.map_or_else(String::new, |version| format!("{version} "));
+        let mut what = format!("{:<11}  {from}-> {target}", status.phase);
         if !status.failure_reason.is_empty() {
             what = format!("{what}  {}", status.failure_reason);
         }

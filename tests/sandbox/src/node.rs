@@ -494,7 +494,6 @@ fn build_machine(
     let description = MachineFile {
         slot_a: Some(a.path().display().to_string()),
         slot_b: Some(b.path().display().to_string()),
-        ..MachineFile::default()
     };
     let text =
         serde_json::to_string_pretty(&description).context("machine.json cannot be written")?;
@@ -591,7 +590,7 @@ impl Supervisor {
             start.trial
                 && self
                     .failing_trials
-                    .try_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                    .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
                         left.checked_sub(1)
                     })
                     .is_ok()

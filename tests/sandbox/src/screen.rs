@@ -35,6 +35,10 @@ impl Screen {
 
     /// A line. Nothing happens when nobody reads it any more: a demo piped into `head` still ends
     /// in order.
+    #[expect(
+        clippy::unused_self,
+        reason = "callers write to a screen, whatever that is"
+    )]
     pub(crate) fn line(self, text: &str) {
         let mut out = io::stdout().lock();
         let _ = writeln!(out, "{text}");

@@ -9,7 +9,10 @@
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::{authentication::v1::SelfSubjectReview, core::v1::Node};
-use kube::{Api, Client, api::PostParams};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, PostParams},
+};
 use monok8s_sandbox::{
     assets::Assets,
     control_plane::{self, BoundNode, ControlPlane, Options},
@@ -99,7 +102,10 @@ async fn a_token_is_bound_to_a_node_and_dies_with_it() {
     let extra = user.extra.unwrap();
     assert_eq!(extra["authentication.kubernetes.io/node-name"], ["node-1"]);
 
-    nodes.delete("node-1", &Default::default()).await.unwrap();
+    nodes
+        .delete("node-1", &DeleteParams::default())
+        .await
+        .unwrap();
     monok8s_sandbox::wait::until("the token's end", Duration::from_secs(60), || async {
         Ok(who(&bearer).await.is_err().then_some(()))
     })

@@ -50,10 +50,10 @@ async fn bench() -> Bench {
     };
     let (old, new) = (image("v1.34.1"), image("v1.35.1"));
     Bench {
+        folder,
         plane,
         old,
         new,
-        folder,
     }
 }
 
@@ -191,7 +191,7 @@ async fn a_machine_that_cannot_start_is_stuck_and_says_why() {
     let slot = fs::OpenOptions::new()
         .write(true)
         .open(node.slot_device(SlotName::A).unwrap());
-    std::io::Write::write_all(&mut slot.unwrap(), &[0; 1 << 16]).unwrap();
+    std::io::Write::write_all(&mut slot.unwrap(), &vec![0; 1 << 16]).unwrap();
     reboot(&node);
     let error = node.wait_boot(2, LIMIT).await.unwrap_err().to_string();
     assert!(error.contains("neither slot can be started"), "{error}");
