@@ -31,12 +31,12 @@ fn boot(path: &Path) -> Option<Start> {
     power_on(path, Surroundings::FINE).unwrap()
 }
 
-fn normal(slot: SlotName) -> Option<Start> {
-    Some(Start { slot, trial: false })
+const fn normal(slot: SlotName) -> Start {
+    Start { slot, trial: false }
 }
 
-fn trial(slot: SlotName) -> Option<Start> {
-    Some(Start { slot, trial: true })
+const fn trial(slot: SlotName) -> Start {
+    Start { slot, trial: true }
 }
 
 #[test]
@@ -52,9 +52,9 @@ fn an_upgrade_that_works() {
             b_ok: false
         }
     );
-    assert_eq!(boot(&path), normal(A));
+    assert_eq!(boot(&path), Some(normal(A)));
     grub.mark_unbootable(B).unwrap();
-    assert_eq!(boot(&path), normal(A));
+    assert_eq!(boot(&path), Some(normal(A)));
     grub.try_once(B).unwrap();
     assert_eq!(
         grub.state().unwrap(),
@@ -65,7 +65,7 @@ fn an_upgrade_that_works() {
             b_ok: true
         }
     );
-    assert_eq!(boot(&path), trial(B));
+    assert_eq!(boot(&path), Some(trial(B)));
     grub.mark_good(B).unwrap();
     assert_eq!(
         grub.state().unwrap(),
@@ -76,7 +76,7 @@ fn an_upgrade_that_works() {
             b_ok: true
         }
     );
-    assert_eq!(boot(&path), normal(B));
+    assert_eq!(boot(&path), Some(normal(B)));
 }
 
 #[test]
@@ -84,12 +84,12 @@ fn an_upgrade_that_does_not() {
     let (_dir, path, grub) = machine(true);
     grub.mark_unbootable(B).unwrap();
     grub.try_once(B).unwrap();
-    assert_eq!(boot(&path), trial(B));
+    assert_eq!(boot(&path), Some(trial(B)));
     // It crashes: the firmware starts again, and the old system comes back and says so.
-    assert_eq!(boot(&path), normal(A));
+    assert_eq!(boot(&path), Some(normal(A)));
     grub.mark_bad(B).unwrap();
     assert!(!grub.state().unwrap().ok(B));
-    assert_eq!(boot(&path), normal(A));
+    assert_eq!(boot(&path), Some(normal(A)));
 }
 
 /// A machine that runs on its fallback has the other slot as its default.
@@ -97,13 +97,13 @@ fn an_upgrade_that_does_not() {
 fn an_upgrade_of_the_default_slot_falls_back_too() {
     let (_dir, path, grub) = machine(true);
     grub.mark_bad(A).unwrap();
-    assert_eq!(boot(&path), normal(B));
+    assert_eq!(boot(&path), Some(normal(B)));
     grub.mark_unbootable(A).unwrap();
     grub.try_once(A).unwrap();
     assert_eq!(grub.state().unwrap().default, Some(B));
-    assert_eq!(boot(&path), trial(A));
-    assert_eq!(boot(&path), normal(B));
-    assert_eq!(boot(&path), normal(B));
+    assert_eq!(boot(&path), Some(trial(A)));
+    assert_eq!(boot(&path), Some(normal(B)));
+    assert_eq!(boot(&path), Some(normal(B)));
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn what_is_no_block_is_left_alone() {
         }
         assert_eq!(fs::read(&path).unwrap(), content);
         // GRUB finds no variables either, and starts slot A.
-        assert_eq!(boot(&path), normal(A));
+        assert_eq!(boot(&path), Some(normal(A)));
         assert_eq!(fs::read(&path).unwrap(), content);
     }
     fs::remove_file(&path).unwrap();

@@ -227,7 +227,7 @@ fn debugfs(image: &Path, command: &str) {
 fn takes_no_memory_because_a_file_system_says_so() {
     // A file and a link that say they are far longer than this machine's memory.
     let (_dir, long) = image(&[], |t| {
-        fs::write(t.join("etc/os-release"), OS_RELEASE).unwrap()
+        fs::write(t.join("etc/os-release"), OS_RELEASE).unwrap();
     });
     debugfs(&long, "set_inode_field /etc/os-release size 0x100000000000");
     match inspect(&long, &[]) {
@@ -282,7 +282,7 @@ proptest! {
             usize::try_from(state >> 16).unwrap()
         };
         for _ in 0..60 {
-            let damage: Vec<(u64, u8)> = (0..1 + random() % 4)
+            let damage: Vec<(u64, u8)> = (0..=random() % 4)
                 .map(|_| (used[random() % used.len()], random()))
                 .map(|(at, value)| (at as u64, u8::try_from(value & 0xff).unwrap()))
                 .collect();

@@ -174,15 +174,12 @@ impl LoopDisk {
     }
 
     /// SHA-256 of every byte of the disk, as the loop device's file has it.
-    fn hash(&self) -> String {
+    fn hash(&self) -> [u8; 32] {
         rustix::fs::sync();
         let mut file = File::open(self.dir.path().join("disk.img")).unwrap();
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).unwrap();
-        Sha256::digest(&bytes)
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect()
+        Sha256::digest(&bytes).into()
     }
 
     /// Asserts that opening slot `slot` is refused, and that nothing was written.
