@@ -4,8 +4,8 @@
 
 use std::{
     error::Error,
-    fs::{self, File, OpenOptions},
-    io::Read,
+    fs::{File, OpenOptions},
+    io::{BufRead, BufReader, Read},
     ops::ControlFlow,
     os::unix::fs::OpenOptionsExt,
     time::Instant,
@@ -20,8 +20,20 @@ fn main() -> Result<(), Box<dyn Error>> {
         .collect::<Vec<_>>()
         .try_into()
         .map_err(|_| "usage: write FILE DEVICE")?;
+    let mut hasher = sha2::Sha256::new();
+    let mut reader = BufReader::with_capacity(1 << 20, File::open(&file)?);
+    loop {
+        let bytes = reader.fill_buf()?;
+        if bytes.is_empty() {
+            break;
+        }
+        hasher.update(bytes);
+        let count = bytes.len();
+        reader.consume(count);
+    }
+    drop(reader);
     let expectation = Expectation {
-        checksum: Digest(sha2::Sha256::digest(fs::read(&file)?).into()),
+        checksum: Digest(hasher.finalize().into()),
         size: None,
         window_limit: DEFAULT_WINDOW_LIMIT,
     };

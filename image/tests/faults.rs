@@ -476,6 +476,25 @@ fn the_sources_own_error_comes_through() {
     }
 }
 
+/// A panic of the caller's code comes out on the calling thread; nothing waits for ever.
+#[test]
+fn a_source_that_panics_takes_nothing_with_it() {
+    struct Panics;
+    impl Read for Panics {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            panic!("of the source");
+        }
+    }
+    let caught = std::panic::catch_unwind(|| {
+        let device = Memory::new(MIB);
+        install(&mut Panics, &device, &expect(Digest([0; 32])), &mut |_| {
+            ControlFlow::Continue(())
+        })
+    });
+    let panic = caught.unwrap_err();
+    assert_eq!(panic.downcast_ref(), Some(&"of the source"));
+}
+
 #[test]
 fn cancelled_before_the_first_byte_nothing_is_read_or_written() {
     struct Untouched;

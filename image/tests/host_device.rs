@@ -47,9 +47,14 @@ struct Loop {
 impl Loop {
     /// None where this machine gives none to this user; the test then says so and passes.
     fn new(length: usize) -> Option<Self> {
+        Self::with_sectors(length, 512)
+    }
+
+    fn with_sectors(length: usize, sector: u32) -> Option<Self> {
         let backing = filled(length);
         let losetup = Command::new("losetup")
-            .args(["--find", "--show", "--direct-io=on"])
+            .args(["--find", "--show", "--direct-io=on", "--sector-size"])
+            .arg(sector.to_string())
             .arg(backing.path())
             .output();
         match losetup {
@@ -84,9 +89,14 @@ const LENGTH: usize = 65 * MIB + 4096 + 300;
 
 #[test]
 fn a_loop_device_holds_the_image_and_keeps_the_rest() {
-    let Some(device) = Loop::new(LENGTH.next_multiple_of(MIB)) else {
-        return;
-    };
+    for sector in [512, 4096] {
+        if let Some(device) = Loop::with_sectors(LENGTH.next_multiple_of(MIB), sector) {
+            holds_the_image_and_keeps_the_rest(&device);
+        }
+    }
+}
+
+fn holds_the_image_and_keeps_the_rest(device: &Loop) {
     // What was read before must not be what is seen afterwards.
     let mut through_the_cache = open(&device.path, OFlags::empty()).unwrap();
     let mut slot = Vec::new();
@@ -217,6 +227,49 @@ fn a_regular_file_is_a_device_too() {
         assert!(now[..image.len()] == image);
         assert!(now[image.len()..].iter().all(|byte| *byte == FILLER));
     }
+}
+
+/// ramfs refuses `O_DIRECT`.
+struct Ramfs(tempfile::TempDir);
+
+impl Ramfs {
+    fn new() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let mount = Command::new("mount")
+            .args(["-t", "ramfs", "ramfs"])
+            .arg(folder.path())
+            .output()
+            .unwrap();
+        if !mount.status.success() {
+            eprintln!("skipped: {}", String::from_utf8_lossy(&mount.stderr));
+            return None;
+        }
+        Some(Self(folder))
+    }
+}
+
+impl Drop for Ramfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn where_direct_io_is_refused_it_is_said() {
+    let Some(ramfs) = Ramfs::new() else {
+        return;
+    };
+    let path = ramfs.0.path().join("slot.img");
+    fs::write(&path, vec![FILLER; MIB]).unwrap();
+    let image = image(MIB);
+    let file = compress(&image);
+    let target = HostDevice::new(open(&path, OFlags::empty()).unwrap(), "slot.img").unwrap();
+    let installed = install_quietly(&file, &target, &expect(sha256(&file))).unwrap();
+    let Access::Buffered { why } = installed.access else {
+        panic!("ramfs took O_DIRECT");
+    };
+    assert!(why.contains("O_DIRECT"), "{why}");
+    assert!(fs::read(&path).unwrap() == image);
 }
 
 /// A file that ends inside a page and is filled to its last byte.
