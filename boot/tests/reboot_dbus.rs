@@ -136,10 +136,10 @@ async fn logind_is_asked_first() {
 async fn the_manager_when_logind_is_not_there_or_refuses() {
     for logind_is_there in [false, true] {
         let Some((dir, _bus)) = bus() else { return };
-        let logind = match logind_is_there {
-            true => Some(Service::start(dir.path(), "org.freedesktop.login1", false).await),
-            false => None,
-        };
+        let mut logind = None;
+        if logind_is_there {
+            logind = Some(Service::start(dir.path(), "org.freedesktop.login1", false).await);
+        }
         let manager = Service::start(dir.path(), "org.freedesktop.systemd1", true).await;
         Systemd::new(&Roots::under(dir.path()))
             .reboot()
