@@ -23,7 +23,13 @@ impl Client {
             let Some(location) = redirection(&response)? else {
                 return Ok(response);
             };
-            let next = self.policy.redirect(&visited, &location)?;
+            let next = self
+                .policy
+                .redirect(&visited, &location)
+                .inspect_err(|refusal| {
+                    let to = here.join(&location).map(|to| to.origin());
+                    tracing::warn!(from = %here, ?to, %refusal, "redirect not followed");
+                })?;
             tracing::debug!(from = %here, to = %next.origin(), "redirected");
             visited.push(next);
         }

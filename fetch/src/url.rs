@@ -17,8 +17,7 @@ pub const MAX_URL_LENGTH: usize = 2048;
 pub struct SourceUrl(Arc<Url>);
 
 impl SourceUrl {
-    /// Scheme, host and port, with neither path nor query: what may be said about a place that a
-    /// server named.
+    /// Scheme, host and, unless it is the scheme's own, port.
     pub fn origin(&self) -> String {
         self.0.origin().ascii_serialization()
     }

@@ -100,7 +100,7 @@ impl Builder {
         let address = listener.local_addr()?;
         let (acceptor, ca_pem) = match self.tls {
             Some(tls) => {
-                let (acceptor, pem) = tls.make()?;
+                let (acceptor, pem) = tls.acceptor(&["http/1.1"])?;
                 (Some(acceptor), Some(pem))
             }
             None => (None, None),

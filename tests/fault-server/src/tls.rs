@@ -38,8 +38,9 @@ impl Tls {
         self
     }
 
-    /// The acceptor, and the authority's certificate as PEM.
-    pub(crate) fn make(&self) -> io::Result<(TlsAcceptor, String)> {
+    /// An acceptor that offers these protocols (ALPN), for servers of one's own, and the
+    /// certificate of its authority as PEM.
+    pub fn acceptor(&self, protocols: &[&str]) -> io::Result<(TlsAcceptor, String)> {
         let day = |(year, month, day)| date_time_ymd(year, month, day);
         let authority_key = KeyPair::generate().map_err(io::Error::other)?;
         let mut authority = CertificateParams::new(Vec::new()).map_err(io::Error::other)?;
@@ -68,7 +69,10 @@ impl Tls {
                 PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
             )
             .map_err(io::Error::other)?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
         Ok((
             TlsAcceptor::from(Arc::new(config)),
             authority_certificate.pem(),
