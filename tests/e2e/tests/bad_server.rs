@@ -11,6 +11,7 @@ use monok8s_sandbox::{
     cluster::{Cluster, ClusterOptions},
     image_server::{Content, Fault},
 };
+use serde_json::json;
 
 const OLD: &str = "v1.34.1";
 const NEW: &str = "v1.34.2";
@@ -28,8 +29,8 @@ async fn begin(
         &path,
         Content::file(&image.file).context("the image is gone")?,
     );
-    if let Some(fault) = forever {
-        server.fault(&path, fault);
+    if let Some(fault) = &forever {
+        server.fault(&path, fault.clone());
     }
     server.fault_next(&path, faults);
     let catalog = format!(
@@ -41,11 +42,12 @@ async fn begin(
             Some(image.size)
         )
     );
-    objects::apply(
-        &cluster.kubectl(),
-        &objects::upgrade(name, NEW, name, &objects::inline(catalog)),
-    )
-    .await?;
+    let mut upgrade = objects::upgrade(name, NEW, name, &objects::inline(catalog));
+    if forever.is_none() {
+        // Enough for all of them, one after the other.
+        upgrade["spec"]["download"]["retryFor"] = json!("2m");
+    }
+    objects::apply(&cluster.kubectl(), &upgrade).await?;
     Ok(path)
 }
 

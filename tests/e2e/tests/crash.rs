@@ -254,7 +254,13 @@ async fn whatever_is_killed_the_old_or_the_whole_new_system_boots() -> Result<()
     ];
     let nodes = names.map(|name| {
         let mut node = cases::node(name);
-        if name.ends_with("rebooting") {
+        if name.starts_with("cut-") && (name.ends_with("rebooting") || name.ends_with("confirming"))
+        {
+            // The agent says Rebooting and asks for the reboot a moment later. These are reset by
+            // hand; here the request goes nowhere.
+            node.agent_arguments
+                .push("--reboot=command:/bin/true".into());
+        } else if name.ends_with("rebooting") {
             node.downtime = DOWNTIME;
         }
         node
