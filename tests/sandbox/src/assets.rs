@@ -115,44 +115,76 @@ impl Component {
 }
 
 impl Assets {
-    /// Finds the programs, or builds them, telling `say` what it does, line by line.
-    ///
-    /// Kubernetes' three come from folders given or are all built: a mixture may not fit together.
+    /// Finds the programs, or builds those that are missing, telling `say` what it does, line by
+    /// line.
     pub async fn find(mut say: impl FnMut(&str)) -> Result<Self> {
         let folders = search_folders(std::env::var_os(VARIABLE), std::env::var_os("PATH"));
-        let etcd = find_in(&folders, Component::Etcd, None).await;
-        let kubernetes = find_kubernetes(&folders).await;
-        let mut wanted = Vec::new();
-        if etcd.is_none() {
-            wanted.push(Component::Etcd);
-        }
-        if kubernetes.is_none() {
-            wanted.extend([
-                Component::ApiServer,
-                Component::ControllerManager,
-                Component::Kubectl,
-            ]);
-        }
+        let found = Found::in_folders(&folders, pinned_release()?).await;
         let cache = cache_folder()?;
-        if !present(&cache, &wanted) {
-            build(&cache, &wanted, &mut say).await?;
+        let missing = found.missing();
+        if !present(&cache, &missing) {
+            build(&cache, &missing, &mut say).await?;
         }
-        let built = |component: Component| cache.join(component.program());
-        let [kube_apiserver, kube_controller_manager, kubectl] = kubernetes.unwrap_or_else(|| {
-            [
-                Component::ApiServer,
-                Component::ControllerManager,
-                Component::Kubectl,
-            ]
-            .map(built)
-        });
-        let etcd = etcd.map_or_else(|| built(Component::Etcd), |(path, _)| path);
+        let built = |found: Option<PathBuf>, component: Component| {
+            found.unwrap_or_else(|| cache.join(component.program()))
+        };
         Ok(Self {
-            kube_apiserver,
-            etcd,
-            kube_controller_manager,
-            kubectl,
+            kube_apiserver: built(found.api_server, Component::ApiServer),
+            etcd: built(found.etcd, Component::Etcd),
+            kube_controller_manager: built(found.manager, Component::ControllerManager),
+            kubectl: built(found.kubectl, Component::Kubectl),
         })
+    }
+}
+
+/// What is to be had without building.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Found {
+    etcd: Option<PathBuf>,
+    api_server: Option<PathBuf>,
+    manager: Option<PathBuf>,
+    kubectl: Option<PathBuf>,
+}
+
+impl Found {
+    /// Looks for a set that fits together, where what is missing will be of the release `built`.
+    async fn in_folders(folders: &[PathBuf], built: Release) -> Self {
+        let path = |found: Option<(PathBuf, Release)>| found.map(|(path, _)| path);
+        let etcd = path(find_in(folders, Component::Etcd, None).await);
+        let server = find_in(folders, Component::ApiServer, None).await;
+        // With the API server that was found, unless what must be built would not fit it.
+        for server in [server, None] {
+            let release = server.as_ref().map_or(built, |(_, release)| *release);
+            let manager = path(find_in(folders, Component::ControllerManager, Some(release)).await);
+            let kubectl = path(find_in(folders, Component::Kubectl, Some(release)).await);
+            let fits = |found: &Option<PathBuf>, component: Component| {
+                found.is_some() || component.fits(built, Some(release))
+            };
+            if fits(&manager, Component::ControllerManager) && fits(&kubectl, Component::Kubectl) {
+                return Self {
+                    etcd,
+                    api_server: path(server),
+                    manager,
+                    kubectl,
+                };
+            }
+        }
+        Self {
+            etcd,
+            ..Self::default()
+        }
+    }
+
+    fn missing(&self) -> Vec<Component> {
+        [
+            (&self.etcd, Component::Etcd),
+            (&self.api_server, Component::ApiServer),
+            (&self.manager, Component::ControllerManager),
+            (&self.kubectl, Component::Kubectl),
+        ]
+        .into_iter()
+        .filter_map(|(found, component)| found.is_none().then_some(component))
+        .collect()
     }
 }
 
@@ -163,13 +195,6 @@ fn search_folders(assets: Option<OsString>, path: Option<OsString>) -> Vec<PathB
         .into_iter()
         .chain(std::env::split_paths(&path))
         .collect()
-}
-
-async fn find_kubernetes(folders: &[PathBuf]) -> Option<[PathBuf; 3]> {
-    let (api_server, release) = find_in(folders, Component::ApiServer, None).await?;
-    let (manager, _) = find_in(folders, Component::ControllerManager, Some(release)).await?;
-    let (kubectl, _) = find_in(folders, Component::Kubectl, Some(release)).await?;
-    Some([api_server, manager, kubectl])
 }
 
 /// The first program in `folders` that tells a version that fits.
@@ -226,6 +251,10 @@ fn pinned() -> Result<&'static str> {
         })
         .find_map(|rest| rest.split_whitespace().next())
         .context("tests/control-plane/go.mod does not pin k8s.io/kubernetes")
+}
+
+fn pinned_release() -> Result<Release> {
+    Release::find(pinned()?).context("the pinned version is none")
 }
 
 /// Where built programs are kept, by version.
@@ -292,7 +321,7 @@ async fn build_one(cache: &Path, component: Component, version: &str) -> Result<
     let package = if component == Component::Etcd {
         String::from("go.etcd.io/etcd/server/v3")
     } else {
-        let release = Release::find(version).context("the pinned version is none")?;
+        let release = pinned_release()?;
         for (variable, value) in [
             ("gitVersion", version.to_owned()),
             ("gitMajor", release.major.to_string()),
@@ -361,43 +390,99 @@ mod tests {
         assert!(pinned().unwrap().starts_with("v1."));
     }
 
-    #[tokio::test]
-    async fn the_first_folder_that_fits_is_taken() {
-        let folder = tempfile::tempdir().unwrap();
-        let (old, new) = (folder.path().join("old"), folder.path().join("new"));
-        for (place, version) in [(&old, "v1.33.9"), (&new, "v1.35.0")] {
-            for name in ["kube-apiserver", "kube-controller-manager", "kubectl"] {
-                program(place, name, &format!("echo Kubernetes {version}"));
+    const BUILT: Release = Release {
+        major: 1,
+        minor: 36,
+    };
+
+    /// Programs of these versions in a folder each, what is found of them, and how much is built.
+    async fn found(folders: &[&[(&str, &str)]]) -> (Vec<Option<usize>>, Vec<Component>) {
+        let top = tempfile::tempdir().unwrap();
+        let places: Vec<PathBuf> = (0..folders.len())
+            .map(|number| top.path().join(number.to_string()))
+            .collect();
+        for (place, programs) in places.iter().zip(folders) {
+            for (name, version) in *programs {
+                program(place, name, &format!("echo Version: {version}"));
             }
         }
-        let found = find_kubernetes(&[old.clone(), new.clone()]).await.unwrap();
-        assert!(found.iter().all(|path| path.starts_with(&new)), "{found:?}");
-        assert!(find_kubernetes(&[old]).await.is_none());
+        let found = Found::in_folders(&places, BUILT).await;
+        let missing = found.missing();
+        let place = |path: Option<PathBuf>| {
+            places
+                .iter()
+                .position(|place| path.as_ref().is_some_and(|path| path.starts_with(place)))
+        };
+        let all = [found.etcd, found.api_server, found.manager, found.kubectl];
+        (all.into_iter().map(place).collect(), missing)
     }
 
     #[tokio::test]
-    async fn kubectl_is_within_one_minor_and_the_controller_manager_never_newer() {
-        for (manager, kubectl, fits) in [
-            ("v1.36.1", "v1.36.0", true),
-            ("v1.35.1", "v1.37.0", true),
-            ("v1.37.0", "v1.36.0", false),
-            ("v1.36.0", "v1.38.0", false),
-            ("v1.36.0", "v1.34.0", false),
+    async fn the_first_program_that_fits_is_taken_and_the_rest_is_built() {
+        const SERVER: &str = "kube-apiserver";
+        const MANAGER: &str = "kube-controller-manager";
+        let old = [
+            ("etcd", "3.4.0"),
+            (SERVER, "v1.33.9"),
+            (MANAGER, "v1.33.9"),
+            ("kubectl", "v1.33.9"),
+        ];
+        let new = [
+            ("etcd", "3.6.8"),
+            (SERVER, "v1.35.0"),
+            (MANAGER, "v1.35.0"),
+            ("kubectl", "v1.35.0"),
+        ];
+        let (places, missing) = found(&[&old, &new]).await;
+        assert_eq!((places, missing), (vec![Some(1); 4], vec![]));
+        let (places, missing) = found(&[&old]).await;
+        assert_eq!((places, missing.len()), (vec![None; 4], 4));
+
+        // What an ordinary machine has: an old kubectl, or one that fits.
+        assert_eq!(found(&[&[("kubectl", "v1.32.4")]]).await.1.len(), 4);
+        assert_eq!(found(&[&[("kubectl", "v1.37.0")]]).await.1.len(), 3);
+
+        // The built ones are of 1.36, which is too new for an API server of 1.34.
+        let lonely = [(SERVER, "v1.34.1"), ("kubectl", "v1.34.1")];
+        assert_eq!(found(&[&lonely]).await.1.len(), 4);
+        let lonely = [
+            (SERVER, "v1.34.1"),
+            (MANAGER, "v1.34.1"),
+            ("kubectl", "v1.32.4"),
+        ];
+        assert_eq!(found(&[&lonely]).await.1.len(), 4);
+    }
+
+    #[test]
+    fn kubectl_is_within_one_minor_and_the_controller_manager_never_newer() {
+        for (component, version, fits) in [
+            (Component::ControllerManager, "v1.36.1", true),
+            (Component::ControllerManager, "v1.35.1", true),
+            (Component::ControllerManager, "v1.37.0", false),
+            (Component::ControllerManager, "v1.34.0", false),
+            (Component::Kubectl, "v1.37.0", true),
+            (Component::Kubectl, "v1.35.0", true),
+            (Component::Kubectl, "v1.38.0", false),
+            (Component::Kubectl, "v1.34.0", false),
+            (Component::Kubectl, "v2.36.0", false),
         ] {
-            let folder = tempfile::tempdir().unwrap();
-            program(folder.path(), "kube-apiserver", "echo Kubernetes v1.36.3");
-            program(
-                folder.path(),
-                "kube-controller-manager",
-                &format!("echo Kubernetes {manager}"),
+            let release = Release::find(version).unwrap();
+            assert_eq!(
+                component.fits(release, Some(BUILT)),
+                fits,
+                "{component:?} {version}"
             );
-            program(
-                folder.path(),
-                "kubectl",
-                &format!("echo Client Version: {kubectl}"),
-            );
-            let found = find_kubernetes(&[folder.path().to_path_buf()]).await;
-            assert_eq!(found.is_some(), fits, "{manager} {kubectl}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_says_nothing_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        program(folder.path(), "etcd", "exit 1");
+        assert!(
+            find_in(&[folder.path().to_path_buf()], Component::Etcd, None)
+                .await
+                .is_none()
+        );
     }
 }
