@@ -501,3 +501,35 @@ fn a_held_hop_that_became_pointless_is_replaced() {
     let next = fleet.progress_of("n00000");
     assert_eq!(next.spec.image.as_ref().unwrap().version, "v1.35.1");
 }
+
+#[test]
+fn nothing_is_deleted_on_the_word_of_a_catalog_not_read_yet() {
+    let mut fleet = Fleet::of(2, "v1.34.1");
+    fleet.apply("up", spec("v1.35.1", &VERSIONS));
+    fleet.settle();
+    fleet.clock += 1;
+    fleet.apply(
+        "newer",
+        json!({"version": "stable", "catalog": {"url": "https://e.x/catalog.yaml"}}),
+    );
+    let plan = fleet.plan();
+    assert!(plan.deletions.is_empty() && plan.releases.is_empty());
+    assert!(plan.readings.iter().any(|r| r.upgrade == "newer"));
+    fleet.settle();
+    assert!(fleet.upgrades["newer"].status.is_none());
+    assert_eq!(
+        fleet.condition("up", "Accepted").1,
+        "Resolved",
+        "not superseded yet"
+    );
+    // Once it is read it governs, and the progresses of the older one go.
+    fleet.served.insert("newer".into(), Ok(catalog(&VERSIONS)));
+    fleet.settle();
+    assert!(
+        fleet
+            .progresses
+            .values()
+            .all(|p| p.spec.source_ref.name == "newer")
+    );
+    assert_eq!(fleet.condition("up", "Accepted").1, "Superseded");
+}

@@ -140,7 +140,8 @@ impl Index {
     }
 
     /// What a node's agent reports now.
-    pub fn apply_report(&mut self, object: OSNode) -> Effect {
+    pub fn apply_report(&mut self, mut object: OSNode) -> Effect {
+        object.metadata.managed_fields = None;
         let (name, uid, version) = identity(&object);
         if !self.reports.takes(&name, &uid, version) {
             self.reports.seen(&name);

@@ -15,12 +15,16 @@ use crate::decide::{Settings, plan};
 
 /// Changes that arrive this close together are planned for at once.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+/// In a large fleet plans cost more: at most this share of the time goes into planning.
+const SHARE: u32 = 10;
+/// Longest that changes are gathered for.
+const LONGEST_DEBOUNCE: Duration = Duration::from_secs(1);
 /// Pause after a conflict: the watch is about to show what was missed.
 const AFTER_CONFLICT: Duration = Duration::from_millis(500);
 /// Pause after the first error; it doubles with every further one.
 const AFTER_ERROR: Duration = Duration::from_secs(1);
 /// Longest pause after errors.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// What the leader runs.
 pub(super) struct Reconciler {
@@ -46,6 +50,7 @@ impl Reconciler {
             });
             let took = self.shared.now().clock.saturating_sub(now.clock);
             self.metrics.planned(took, now.clock);
+            let gather = (took * SHARE).clamp(DEBOUNCE, LONGEST_DEBOUNCE);
 
             let next_reading = self.catalogs.request(&plan.readings);
             let look_again_at = plan.look_again_at.into_iter().chain(next_reading).min();
@@ -58,8 +63,11 @@ impl Reconciler {
 
             failures = if outcome.errors > 0 { failures + 1 } else { 0 };
             let pause = pause(outcome, failures);
-            let wait = self.wait(pause, look_again_at.filter(|_| !more), more);
-            stop.run_until_cancelled(wait).await;
+            stop.run_until_cancelled(sleep(pause)).await;
+            if !more {
+                stop.run_until_cancelled(self.wait(gather, look_again_at))
+                    .await;
+            }
         }
     }
 
@@ -72,13 +80,8 @@ impl Reconciler {
         }
     }
 
-    /// Waits for the pause, then for whatever comes first: a change, the end of a catalog's
-    /// reading, a point in time.
-    async fn wait(&mut self, pause: Duration, until: Option<Duration>, at_once: bool) {
-        sleep(pause).await;
-        if at_once {
-            return;
-        }
+    /// Waits for whatever comes first: a change, the end of a catalog's reading, a point in time.
+    async fn wait(&mut self, gather: Duration, until: Option<Duration>) {
         let now = self.shared.now().clock;
         let alarm = async {
             match until {
@@ -87,7 +90,7 @@ impl Reconciler {
             }
         };
         tokio::select! {
-            () = self.shared.changed() => sleep(DEBOUNCE).await,
+            () = self.shared.changed() => sleep(gather).await,
             () = self.catalogs.finished() => {}
             () = alarm => {}
         }

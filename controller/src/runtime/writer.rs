@@ -3,16 +3,17 @@
 //! Every write has a precondition: what it was decided on. A write that fails on it means that the
 //! index was behind; nothing is repeated blindly, the next plan decides anew.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt::Debug, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use monok8s_api::{
     API_VERSION, CONTROLLER_MANAGER, OSUpgrade, OSUpgradeProgress, osupgrade::Download,
 };
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -112,22 +113,19 @@ impl Writer {
         }
     }
 
-    /// Reads all progresses from the API server itself. The leader before may have written what
-    /// the watch has not shown yet; from here on this process knows every place given out.
+    /// Reads all upgrades and progresses from the API server itself. The leader before may have
+    /// written what the watches have not shown yet; from here on this process knows every place
+    /// given out.
     pub(super) async fn catch_up(&self) -> kube::Result<()> {
-        let mut params = kube::api::ListParams::default().limit(PAGE);
-        loop {
-            let page = self.progresses.list(&params).await?;
-            let next = page.metadata.continue_.clone().filter(|c| !c.is_empty());
-            for progress in page.items {
-                self.shared
-                    .amend(|index, clock| index.apply_progress(progress, clock));
-            }
-            match next {
-                Some(token) => params = params.continue_token(&token),
-                None => return Ok(()),
-            }
-        }
+        list(&self.upgrades, |upgrade| {
+            self.shared.amend(|index, _| index.apply_upgrade(upgrade));
+        })
+        .await?;
+        list(&self.progresses, |progress| {
+            self.shared
+                .amend(|index, clock| index.apply_progress(progress, clock));
+        })
+        .await
     }
 
     /// Carries out a plan, in its order; stops early when this process must not write any more.
@@ -243,16 +241,7 @@ impl Writer {
 
     async fn write_status(&self, write: &StatusWrite) -> Result<(), WriteError> {
         let name = write.upgrade.name_any();
-        let body = json!({
-            "apiVersion": API_VERSION,
-            "kind": "OSUpgrade",
-            "metadata": {
-                "name": name,
-                "uid": write.upgrade.uid(),
-                "resourceVersion": write.upgrade.resource_version(),
-            },
-            "status": write.status,
-        });
+        let body = status_body(write);
         let params = PatchParams::apply(CONTROLLER_MANAGER).force();
         let patch = Patch::Apply(&body);
         let written = self
@@ -279,20 +268,7 @@ impl Writer {
     }
 
     async fn amend(&self, amendment: &Amendment) -> Result<(), WriteError> {
-        let mut spec = serde_json::Map::new();
-        if let Some(release) = amendment.release {
-            spec.insert("release".to_owned(), json!(release));
-        }
-        if let Some(download) = &amendment.download {
-            spec.insert("download".to_owned(), whole(download));
-        }
-        let body = json!({
-            "metadata": {
-                "uid": amendment.uid,
-                "resourceVersion": amendment.resource_version,
-            },
-            "spec": spec,
-        });
+        let body = amendment_body(amendment);
         let params = PatchParams {
             field_manager: Some(CONTROLLER_MANAGER.to_owned()),
             ..PatchParams::default()
@@ -343,6 +319,55 @@ impl Writer {
     }
 }
 
+/// Reads a whole kind, page by page, as it is stored now.
+async fn list<K>(api: &Api<K>, mut take: impl FnMut(K)) -> kube::Result<()>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    let mut params = ListParams::default().limit(PAGE);
+    loop {
+        let page = api.list(&params).await?;
+        let next = page.metadata.continue_.clone().filter(|c| !c.is_empty());
+        page.items.into_iter().for_each(&mut take);
+        match next {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// A status for server-side apply; UID and resource version are preconditions.
+fn status_body(write: &StatusWrite) -> Value {
+    json!({
+        "apiVersion": API_VERSION,
+        "kind": "OSUpgrade",
+        "metadata": {
+            "name": write.upgrade.name_any(),
+            "uid": write.upgrade.uid(),
+            "resourceVersion": write.upgrade.resource_version(),
+        },
+        "status": write.status,
+    })
+}
+
+/// A merge patch of a progress's spec; UID and resource version are preconditions.
+fn amendment_body(amendment: &Amendment) -> Value {
+    let mut spec = serde_json::Map::new();
+    if let Some(release) = amendment.release {
+        spec.insert("release".to_owned(), json!(release));
+    }
+    if let Some(download) = &amendment.download {
+        spec.insert("download".to_owned(), whole(download));
+    }
+    json!({
+        "metadata": {
+            "uid": amendment.uid,
+            "resourceVersion": amendment.resource_version,
+        },
+        "spec": spec,
+    })
+}
+
 /// Download settings with every field, absent ones as null: a merge patch keeps what it does not
 /// name.
 fn whole(download: &Download) -> Value {
@@ -356,6 +381,37 @@ fn whole(download: &Download) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_write_carries_what_it_was_decided_on() {
+        let amendment = Amendment {
+            name: "p".into(),
+            uid: "u".into(),
+            resource_version: "7".into(),
+            release: Some(monok8s_api::osupgradeprogress::Release::Reboot),
+            download: None,
+        };
+        assert_eq!(
+            amendment_body(&amendment),
+            json!({"metadata": {"uid": "u", "resourceVersion": "7"}, "spec": {"release": "Reboot"}})
+        );
+        let upgrade: OSUpgrade = serde_json::from_value(json!({
+            "apiVersion": API_VERSION, "kind": "OSUpgrade",
+            "metadata": {"name": "up", "uid": "u", "resourceVersion": "8"},
+            "spec": {"version": "v1.35.1"},
+        }))
+        .unwrap();
+        let body = status_body(&StatusWrite {
+            upgrade,
+            status: monok8s_api::OSUpgradeStatus::default(),
+            notices: Vec::new(),
+        });
+        assert_eq!(
+            body["metadata"],
+            json!({"name": "up", "uid": "u", "resourceVersion": "8"})
+        );
+        assert!(body.get("spec").is_none());
+    }
 
     #[test]
     fn a_merge_patch_names_every_download_field() {
