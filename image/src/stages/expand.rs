@@ -53,7 +53,6 @@ pub(crate) fn expand(
         decoder,
         bounds,
         control,
-        announced: 0,
         frames: 0,
         image_bytes: 0,
         file_bytes: 0,
@@ -96,8 +95,6 @@ struct Expander<'a> {
     decoder: Decoder,
     bounds: &'a Bounds<'a>,
     control: &'a Control,
-    /// What the frames so far say that they hold, those that say.
-    announced: u64,
     frames: u64,
     image_bytes: u64,
     file_bytes: u64,
@@ -162,7 +159,6 @@ impl Expander<'_> {
     fn frame(&mut self, header: FrameHeader) -> Option<()> {
         self.frames += 1;
         if let Some(content) = header.content {
-            self.announced = self.announced.saturating_add(content);
             let size = self.image_bytes.saturating_add(content);
             match self.bounds.promised {
                 Some(promised) if size > promised => {
