@@ -126,10 +126,14 @@ pub struct VersionRequirement(semver::VersionReq);
 /// Longest requirement accepted, in bytes.
 pub const MAX_REQUIREMENT_LEN: usize = 256;
 
+/// Most parts of a requirement. It is compared with every version of a catalog, whose author may
+/// mean harm.
+pub const MAX_REQUIREMENT_PARTS: usize = 8;
+
 /// A text is no requirement.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "expected a requirement like \">=1.34.3\" or \">=1.33, <1.36\", of at most {MAX_REQUIREMENT_LEN} characters"
+    "expected a requirement like \">=1.34.3\" or \">=1.33, <1.36\", of at most {MAX_REQUIREMENT_PARTS} parts and {MAX_REQUIREMENT_LEN} characters"
 )]
 pub struct RequirementError;
 
@@ -189,7 +193,7 @@ impl FromStr for VersionRequirement {
     type Err = RequirementError;
 
     fn from_str(text: &str) -> Result<Self, RequirementError> {
-        if text.len() > MAX_REQUIREMENT_LEN {
+        if text.len() > MAX_REQUIREMENT_LEN || text.split(',').count() > MAX_REQUIREMENT_PARTS {
             return Err(RequirementError);
         }
         let without_v: Vec<String> = text
@@ -301,6 +305,17 @@ mod tests {
                 "{text}"
             );
         }
+        let parts = |n| vec![">1.0"; n].join(",");
+        assert!(
+            parts(MAX_REQUIREMENT_PARTS)
+                .parse::<VersionRequirement>()
+                .is_ok()
+        );
+        assert!(
+            parts(MAX_REQUIREMENT_PARTS + 1)
+                .parse::<VersionRequirement>()
+                .is_err()
+        );
         let long = format!(">={}", "1".repeat(MAX_REQUIREMENT_LEN));
         assert_eq!(long.parse::<VersionRequirement>(), Err(RequirementError));
     }

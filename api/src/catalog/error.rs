@@ -3,7 +3,10 @@
 use std::fmt;
 
 use super::{MAX_ALIAS_LEN, MAX_CATALOG_BYTES, MAX_IMAGES, MAX_MIRRORS};
-use crate::{reason::AcceptedReason, version::MAX_REQUIREMENT_LEN};
+use crate::{
+    reason::AcceptedReason,
+    version::{MAX_REQUIREMENT_LEN, MAX_REQUIREMENT_PARTS},
+};
 
 /// A place in a text, both counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,7 +131,7 @@ pub enum Problem {
     Version,
     /// Not a requirement on a version.
     #[error(
-        "upgradeFrom must be a requirement such as \">=1.34.3\" or \">=1.33, <1.36\", of at most {MAX_REQUIREMENT_LEN} characters"
+        "upgradeFrom must be a requirement such as \">=1.34.3\" or \">=1.33, <1.36\", of at most {MAX_REQUIREMENT_PARTS} parts and {MAX_REQUIREMENT_LEN} characters"
     )]
     Requirement,
     /// Not a size in bytes.
