@@ -134,7 +134,7 @@ fn hop_is_lawful(draft: &Draft, from: &Version, to: &Version) -> Result<(), Stri
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
     fn a_path_keeps_to_every_rule((draft, node, target, down) in journey()) {
