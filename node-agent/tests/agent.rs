@@ -1,0 +1,653 @@
+//! The agent's own promises on a real control plane, without a controller: virtual nodes run the real binary, and
+//! progresses are made by hand. What takes a controller besides is in tests/e2e.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says by a panic what it found"
+)]
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt as _, future::LocalBoxFuture, stream};
+use kube::{Api, ResourceExt as _};
+use monok8s_api::{OSNode, OSUpgradeProgress, OSUpgradeProgressStatus, reason::ProgressPhase};
+use monok8s_node_agent::record::{Record, Step, Store};
+use monok8s_sandbox::{
+    cluster::{Cluster, ClusterOptions},
+    image_server::{Content, Fault},
+    node::{Node, NodeOptions},
+    wait,
+};
+use serde_json::{Value, json};
+
+const OLD: &str = "v1.34.1";
+const NEW: &str = "v1.34.2";
+
+/// How long anything may take; the machine may be busy.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A cluster without controllers and what the cases do with it.
+struct Scene {
+    cluster: Cluster,
+}
+
+impl Scene {
+    async fn start(nodes: Vec<NodeOptions>) -> Self {
+        let cluster = Cluster::start(ClusterOptions {
+            nodes,
+            version: OLD.into(),
+            images: vec![NEW.into()],
+            controllers: 0,
+            ..ClusterOptions::default()
+        })
+        .await
+        .unwrap();
+        cluster.wait_observed().await.unwrap();
+        Self { cluster }
+    }
+
+    fn node(&self, name: &str) -> &Node {
+        self.cluster.node(name).unwrap()
+    }
+
+    fn progresses(&self) -> Api<OSUpgradeProgress> {
+        Api::all(self.cluster.client())
+    }
+
+    /// The case's own copy of the image, served with a fault.
+    fn serve(&self, name: &str, fault: Option<Fault>) -> String {
+        let path = format!("/{name}/rootfs.ext4.zst");
+        let server = self.cluster.image_server();
+        let image = self.cluster.image(NEW).unwrap();
+        server.publish(&path, Content::file(&image.file).unwrap());
+        if let Some(fault) = fault {
+            server.fault(&path, fault);
+        }
+        server.url(&path)
+    }
+
+    fn image(&self, url: &str) -> Value {
+        let image = self.cluster.image(NEW).unwrap();
+        json!({"version": NEW, "url": url, "checksum": format!("sha256:{}", image.file_sha256), "size": image.size})
+    }
+
+    async fn apply(&self, object: Value) {
+        let text = object.to_string();
+        self.cluster.kubectl().apply(&text).await.unwrap();
+    }
+
+    /// A progress called like its node unless `spec` says otherwise.
+    async fn progress(&self, name: &str, spec: Value) {
+        let mut object = json!({
+            "apiVersion": "monok8s.io/v1alpha1",
+            "kind": "OSUpgradeProgress",
+            "metadata": {"name": name},
+            "spec": {"sourceRef": {"name": name}, "nodeName": name, "download": {"retryFor": "5s"}},
+        });
+        for (key, value) in spec.as_object().unwrap() {
+            object["spec"][key] = value.clone();
+        }
+        self.apply(object).await;
+    }
+
+    async fn patch(&self, name: &str, spec: Value) {
+        let patch = json!({"spec": spec}).to_string();
+        let kubectl = self.cluster.kubectl();
+        kubectl
+            .ok([
+                "patch",
+                "osupgradeprogress",
+                name,
+                "--type=merge",
+                "-p",
+                patch.as_str(),
+            ])
+            .await
+            .unwrap();
+    }
+
+    async fn status(&self, name: &str) -> OSUpgradeProgressStatus {
+        let found = self.progresses().get_opt(name).await;
+        found
+            .ok()
+            .flatten()
+            .and_then(|p| p.status)
+            .unwrap_or_default()
+    }
+
+    async fn until(
+        &self,
+        name: &str,
+        what: &str,
+        done: impl Fn(&OSUpgradeProgressStatus) -> bool,
+    ) -> OSUpgradeProgressStatus {
+        let end = Instant::now() + LIMIT;
+        loop {
+            let status = self.status(name).await;
+            if done(&status) {
+                return status;
+            }
+            let phase = &status.phase;
+            assert!(
+                Instant::now() < end,
+                "{name}: waited in vain for {what}; it is {phase}: {}\n{}",
+                status.message,
+                self.node_of(name).map(Node::agent_log).unwrap_or_default()
+            );
+            tokio::time::sleep(wait::INTERVAL).await;
+        }
+    }
+
+    fn node_of(&self, progress: &str) -> Option<&Node> {
+        self.cluster
+            .nodes()
+            .iter()
+            .find(|n| progress.starts_with(n.name()))
+    }
+
+    async fn phase(&self, name: &str, phase: ProgressPhase) -> OSUpgradeProgressStatus {
+        self.until(name, phase.as_str(), |s| s.phase == phase).await
+    }
+
+    async fn fails(&self, name: &str, reason: &str) -> OSUpgradeProgressStatus {
+        let status = self.until(name, "an end", |s| s.phase.is_terminal()).await;
+        assert_eq!(
+            (status.phase.as_str(), status.failure_reason.as_str()),
+            ("Failed", reason),
+            "{name}: {}",
+            status.message
+        );
+        status
+    }
+
+    async fn os_node(&self, name: &str) -> monok8s_api::OSNodeStatus {
+        let api: Api<OSNode> = Api::all(self.cluster.client());
+        api.get(name).await.unwrap().status.unwrap()
+    }
+
+    fn record(&self, node: &str) -> Option<Record> {
+        Store::new(self.node(node).machine().data().join("monok8s"))
+            .load()
+            .unwrap()
+    }
+
+    /// What the inactive slot holds: nothing but zeros when it was never written to.
+    fn slot_b_is_untouched(&self, node: &str) -> bool {
+        let path = self
+            .node(node)
+            .slot_device(monok8s_boot::SlotName::B)
+            .unwrap();
+        std::fs::read(path).unwrap().iter().all(|b| *b == 0)
+    }
+}
+
+/// So slow that it does not end within a test, but bytes flow.
+fn drip() -> Option<Fault> {
+    Some(Fault::Drip {
+        bytes: 64 << 10,
+        every: Duration::from_millis(200),
+    })
+}
+
+type Case<'a> = (&'static str, LocalBoxFuture<'a, ()>);
+
+async fn all(cases: Vec<Case<'_>>) {
+    stream::iter(cases)
+        .for_each_concurrent(4, |(name, case)| async move {
+            case.await;
+            eprintln!("{name}: ok");
+        })
+        .await;
+}
+
+/// Refused before the first byte: the slot is untouched, and the message says so.
+async fn refused(scene: &Scene, name: &'static str, reason: &str, spec: Value) {
+    scene.progress(name, spec).await;
+    let status = scene.fails(name, reason).await;
+    assert!(
+        status.message.contains("nothing was written"),
+        "{name}: {}",
+        status.message
+    );
+    assert_eq!(status.attempt, 1, "{name}");
+    assert!(
+        scene.slot_b_is_untouched(name),
+        "{name}: bytes were written"
+    );
+}
+
+/// SIGTERM in the middle of a download: within 10 s the process is gone and the record says that the slot is being
+/// written; the next start carries the attempt on.
+async fn sigterm(scene: &Scene) {
+    let name = "sigterm";
+    let url = scene.serve(name, drip());
+    scene
+        .progress(name, json!({"image": scene.image(&url)}))
+        .await;
+    scene
+        .until(name, "bytes", |_| {
+            scene
+                .record(name)
+                .and_then(|r| r.under_way().map(monok8s_node_agent::record::Attempt::step))
+                == Some(Step::Writing)
+        })
+        .await;
+    let node = scene.node(name);
+    let pid = node.agent_pid().unwrap();
+    let before = Instant::now();
+    node.stop_agent().await;
+    assert!(
+        before.elapsed() < Duration::from_secs(10),
+        "it took {:?}",
+        before.elapsed()
+    );
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    let record = scene.record(name).unwrap();
+    assert_eq!(record.under_way().unwrap().step(), Step::Writing);
+    scene
+        .cluster
+        .image_server()
+        .cure(&format!("/{name}/rootfs.ext4.zst"));
+    node.start_agent();
+    let status = scene.phase(name, ProgressPhase::Completed).await;
+    assert_eq!(status.attempt, 1);
+}
+
+/// Deleted so early that nothing was written: the slot keeps what it had, and OSNode tells.
+async fn deleted_early(scene: &Scene) {
+    let name = "deleted-early";
+    let url = scene.serve(name, Some(Fault::NeverAnswer));
+    scene
+        .progress(
+            name,
+            json!({"image": scene.image(&url), "download": {"retryFor": "10m"}}),
+        )
+        .await;
+    scene.phase(name, ProgressPhase::Downloading).await;
+    let kubectl = scene.cluster.kubectl();
+    kubectl
+        .ok(["delete", "osupgradeprogress", name])
+        .await
+        .unwrap();
+    scene
+        .until(name, "OSNode's last result", |_| {
+            scene
+                .record(name)
+                .is_some_and(|r| r.under_way().is_none() && r.last_result.is_some())
+        })
+        .await;
+    let end = Instant::now() + LIMIT;
+    loop {
+        let told = scene.os_node(name).await.last_result;
+        if told.is_some_and(|r| r.progress == name && r.phase == ProgressPhase::Cancelled) {
+            break;
+        }
+        assert!(Instant::now() < end, "{}", scene.node(name).agent_log());
+        tokio::time::sleep(wait::INTERVAL).await;
+    }
+    assert!(scene.slot_b_is_untouched(name));
+}
+
+/// Two progresses for one node run one after the other, the older first.
+async fn two(scene: &Scene) {
+    let name = "two";
+    let url = scene.serve(name, drip());
+    let image = scene.image(&url);
+    let spec = |release: &str| json!({"nodeName": name, "image": image, "release": release});
+    scene.progress("two-a", spec("Reboot")).await;
+    scene.phase("two-a", ProgressPhase::Downloading).await;
+    scene.progress("two-b", spec("Reboot")).await;
+    scene.cluster.image_server().cure("/two/rootfs.ext4.zst");
+    let end = Instant::now() + LIMIT;
+    loop {
+        let (a, b) = (scene.status("two-a").await, scene.status("two-b").await);
+        if a.phase.is_terminal() {
+            break;
+        }
+        assert_eq!(b.phase, ProgressPhase::Pending, "both run: {}", a.phase);
+        assert!(Instant::now() < end, "{}", scene.node(name).agent_log());
+        tokio::time::sleep(wait::INTERVAL).await;
+    }
+    scene.phase("two-a", ProgressPhase::Completed).await;
+    // By then the node runs what the second one asks for.
+    let second = scene.phase("two-b", ProgressPhase::Completed).await;
+    assert!(
+        second.message.contains("nothing was written"),
+        "{}",
+        second.message
+    );
+}
+
+/// The agent resolves the source's catalog, and shows what it chose without the URL's query.
+async fn by_hand(scene: &Scene) {
+    let name = "by-hand";
+    let url = scene.serve(name, None);
+    let image = scene.cluster.image(NEW).unwrap();
+    let catalog = format!(
+        "stable: {NEW}\nimages:\n- version: {NEW}\n  url: {url}?signature=secret\n  checksum: sha256:{}\n",
+        image.file_sha256
+    );
+    scene
+        .apply(json!({
+            "apiVersion": "monok8s.io/v1alpha1", "kind": "OSUpgrade", "metadata": {"name": name},
+            "spec": {"version": "stable", "catalog": {"inline": catalog},
+                     "nodeSelector": {"matchLabels": {"nobody": "has"}}},
+        }))
+        .await;
+    scene.progress(name, json!({})).await;
+    let status = scene.phase(name, ProgressPhase::Completed).await;
+    let chosen = status.image.clone().unwrap();
+    assert_eq!((chosen.version.as_str(), chosen.url), (NEW, Some(url)));
+    assert_eq!(status.current_version, NEW);
+    assert_eq!(status.checksum_matched.as_deref(), Some("File"));
+    assert_eq!(status.percent, 100);
+    let holds: BTreeSet<_> = status
+        .conditions
+        .iter()
+        .filter(|c| c.status == "True")
+        .map(|c| c.type_.as_str())
+        .collect();
+    assert_eq!(
+        holds,
+        ["Completed", "Confirmed", "Switched", "Verified"].into()
+    );
+    let log = scene.node(name).agent_log();
+    assert!(!log.contains("secret"), "a URL's query was logged: {log}");
+}
+
+/// A catalog in a ConfigMap that the agents may not read: the message names what to grant.
+async fn config_map(scene: &Scene) {
+    let name = "config-map";
+    scene
+        .apply(json!({
+            "apiVersion": "monok8s.io/v1alpha1", "kind": "OSUpgrade", "metadata": {"name": name},
+            "spec": {"version": "stable", "catalog": {"configMap": "images"},
+                     "nodeSelector": {"matchLabels": {"nobody": "has"}}},
+        }))
+        .await;
+    scene.progress(name, json!({})).await;
+    let status = scene.fails(name, "DownloadForbidden").await;
+    for word in [
+        "mono-system/images",
+        "Role",
+        "configmaps",
+        "nothing was written",
+    ] {
+        assert!(status.message.contains(word), "{}", status.message);
+    }
+}
+
+/// A nonce that comes while the attempt runs is noted, has no effect, and the failure says so; the next one counts.
+async fn nonce(scene: &Scene) {
+    let name = "nonce";
+    let url = scene.serve(name, drip());
+    scene
+        .progress(
+            name,
+            json!({"image": scene.image(&url), "retryNonce": "at-creation"}),
+        )
+        .await;
+    scene
+        .until(name, "the first nonce", |s| {
+            s.observed_retry_nonce == "at-creation" && s.phase == ProgressPhase::Downloading
+        })
+        .await;
+    scene.patch(name, json!({"retryNonce": "early"})).await;
+    let running = scene
+        .until(name, "the second nonce", |s| {
+            s.observed_retry_nonce == "early"
+        })
+        .await;
+    assert_eq!((running.attempt, running.retry_count), (1, 0));
+    scene
+        .cluster
+        .image_server()
+        .fault(&format!("/{name}/rootfs.ext4.zst"), Fault::status(404));
+    // The answer under way goes on; a restart asks anew.
+    scene.node(name).kill_agent().await;
+    let failed = scene.fails(name, "DownloadNotFound").await;
+    assert!(
+        failed.message.contains("has no effect"),
+        "{}",
+        failed.message
+    );
+    assert!(
+        failed.message.contains("/nonce/rootfs.ext4.zst"),
+        "{}",
+        failed.message
+    );
+    scene
+        .cluster
+        .image_server()
+        .cure(&format!("/{name}/rootfs.ext4.zst"));
+    scene.patch(name, json!({"retryNonce": "late"})).await;
+    let done = scene.phase(name, ProgressPhase::Completed).await;
+    assert_eq!((done.attempt, done.retry_count), (2, 1));
+    assert_eq!(done.failure_reason, "");
+}
+
+/// A reboot that does not come: the switch is taken back, and a retry works when the cause is gone.
+async fn no_reboot(scene: &Scene) {
+    let name = "no-reboot";
+    let url = scene.serve(name, None);
+    scene
+        .progress(name, json!({"image": scene.image(&url)}))
+        .await;
+    let status = scene.fails(name, "RebootFailed").await;
+    assert_eq!(status.current_version, OLD);
+    let node = scene.os_node(name).await;
+    assert_eq!(node.active_slot, "A");
+    // What the firmware would start now is the old system.
+    let boot = scene.node(name).reset().await.unwrap();
+    assert_eq!((boot.slot, boot.trial), (monok8s_boot::SlotName::A, false));
+}
+
+/// Statuses: one per phase while bytes are slow, and numbers that only grow.
+async fn quiet(scene: &Scene) {
+    let name = "quiet";
+    let url = scene.serve(
+        name,
+        Some(Fault::Drip {
+            bytes: 256 << 10,
+            every: Duration::from_millis(150),
+        }),
+    );
+    let watcher = kube::runtime::watcher(
+        scene.progresses(),
+        kube::runtime::watcher::Config::default().fields(&format!("spec.nodeName={name}")),
+    );
+    scene
+        .progress(
+            name,
+            json!({"image": scene.image(&url), "release": "Stage"}),
+        )
+        .await;
+    let mut seen: Vec<OSUpgradeProgressStatus> = Vec::new();
+    let mut events = Box::pin(watcher);
+    let end = Instant::now() + LIMIT;
+    while seen.last().is_none_or(|s| s.phase != ProgressPhase::Staged) {
+        assert!(Instant::now() < end, "{}", scene.node(name).agent_log());
+        let event = tokio::time::timeout(LIMIT, events.next()).await.unwrap();
+        use kube::runtime::watcher::Event;
+        if let Some(Ok(Event::Apply(p) | Event::InitApply(p))) = event
+            && p.name_any() == name
+            && let Some(status) = p.status
+        {
+            seen.push(status);
+        }
+    }
+    let phases: BTreeSet<_> = seen.iter().map(|s| s.phase.to_string()).collect();
+    // One write per phase, and further ones only after 10 s and 5 points each.
+    let spent = seen.len() - phases.len();
+    assert!(
+        spent <= 4,
+        "{} writes in {} phases: {seen:#?}",
+        seen.len(),
+        phases.len()
+    );
+    assert!(seen.windows(2).all(|w| w[0].bytes_done <= w[1].bytes_done));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_keeps_its_promises() {
+    let names = [
+        "checks",
+        "rollback",
+        "downgrade",
+        "no-checksum",
+        "no-source",
+        "sigterm",
+        "deleted-early",
+        "two",
+        "by-hand",
+        "config-map",
+        "nonce",
+        "quiet",
+        "no-reboot",
+    ];
+    let nodes = names.map(|name| {
+        let mut node = NodeOptions::new(name);
+        if name == "no-reboot" {
+            node.agent_arguments = vec![
+                "--reboot=command:/bin/true".into(),
+                "--reboot-timeout=2s".into(),
+            ];
+        }
+        node
+    });
+    let scene = Scene::start(nodes.into()).await;
+    let image = scene.image("http://127.0.0.1:9/none");
+    let lower = json!({"version": "v1.33.0", "url": "http://127.0.0.1:9/none", "checksum": image["checksum"]});
+    let scene = &scene;
+    all(vec![
+        (
+            "checks",
+            Box::pin(refused(
+                scene,
+                "checks",
+                "PolicyRefused",
+                json!({"image": image, "health": {"checks": [{"name": "k", "systemdUnit": "kubelet.service"}]}}),
+            )),
+        ),
+        (
+            "rollback",
+            Box::pin(refused(
+                scene,
+                "rollback",
+                "RollbackUnavailable",
+                json!({"operation": "Rollback", "image": {"version": "previous"}}),
+            )),
+        ),
+        (
+            "downgrade",
+            Box::pin(refused(scene, "downgrade", "PolicyRefused", json!({"image": lower}))),
+        ),
+        (
+            "no-checksum",
+            Box::pin(refused(
+                scene,
+                "no-checksum",
+                "PolicyRefused",
+                json!({"image": {"version": NEW, "url": "http://127.0.0.1:9/none"}}),
+            )),
+        ),
+        (
+            "no-source",
+            Box::pin(refused(scene, "no-source", "SourceNotFound", json!({}))),
+        ),
+        ("sigterm", Box::pin(sigterm(scene))),
+        ("deleted-early", Box::pin(deleted_early(scene))),
+        ("two", Box::pin(two(scene))),
+        ("by-hand", Box::pin(by_hand(scene))),
+        ("config-map", Box::pin(config_map(scene))),
+        ("nonce", Box::pin(nonce(scene))),
+        ("quiet", Box::pin(quiet(scene))),
+        ("no-reboot", Box::pin(no_reboot(scene))),
+    ])
+    .await;
+}
+
+/// While the API server is away a write to the slot goes on, the switch waits, and a node that reboots into its trial
+/// is confirmed when its agent is back. (Without an API server a node starts no pods, so no agent either.)
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_outlives_its_api_server() {
+    let names = ["writes", "staged", "trial"];
+    let mut scene = Scene::start(names.map(NodeOptions::new).into()).await;
+    let url = scene.serve("writes", drip());
+    scene
+        .progress(
+            "writes",
+            json!({"image": scene.image(&url), "release": "Stage"}),
+        )
+        .await;
+    let url = scene.serve("staged", None);
+    scene
+        .progress(
+            "staged",
+            json!({"image": scene.image(&url), "release": "Stage"}),
+        )
+        .await;
+    let url = scene.serve("trial", None);
+    scene
+        .progress(
+            "trial",
+            json!({"image": scene.image(&url), "release": "Stage"}),
+        )
+        .await;
+    scene.phase("writes", ProgressPhase::Downloading).await;
+    scene.phase("staged", ProgressPhase::Staged).await;
+    scene.phase("trial", ProgressPhase::Staged).await;
+
+    // The trial boot comes up while there is no API server.
+    let node = scene.node("trial");
+    node.kill_agent_and_hold().await;
+    scene.patch("trial", json!({"release": "Reboot"})).await;
+    scene.node("staged").kill_agent_and_hold().await;
+    scene.patch("staged", json!({"release": "Reboot"})).await;
+    node.start_agent();
+    scene.phase("trial", ProgressPhase::Rebooting).await;
+    scene.cluster.control_plane_mut().kill_api_server().await;
+
+    scene.cluster.image_server().cure("/writes/rootfs.ext4.zst");
+    scene.node("staged").start_agent();
+    let step = |name: &str| {
+        scene.record(name).and_then(|r| {
+            r.attempts
+                .last()
+                .map(monok8s_node_agent::record::Attempt::step)
+        })
+    };
+    let until = async |name: &str, wanted: Step| {
+        let end = Instant::now() + LIMIT;
+        while step(name) != Some(wanted) {
+            assert!(
+                Instant::now() < end,
+                "{name} is {:?}:\n{}",
+                step(name),
+                scene.node(name).agent_log()
+            );
+            tokio::time::sleep(wait::INTERVAL).await;
+        }
+    };
+    until("writes", Step::Proven).await;
+    assert_eq!(
+        step("staged"),
+        Some(Step::Proven),
+        "switched without a fresh read"
+    );
+    assert_eq!(scene.node("staged").boot().unwrap().number, 1);
+
+    scene
+        .cluster
+        .control_plane_mut()
+        .start_api_server()
+        .await
+        .unwrap();
+    scene.phase("writes", ProgressPhase::Staged).await;
+    scene.phase("trial", ProgressPhase::Completed).await;
+    scene.phase("staged", ProgressPhase::Completed).await;
+}
