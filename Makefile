@@ -3,6 +3,9 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
+# Where rustup and Go's own archive put their programs, for shells that have not been told.
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
+
 SANDBOX := cargo run --quiet --locked --package monok8s-sandbox --bin sandbox --
 
 .PHONY: help

@@ -154,6 +154,8 @@ impl Kubectl {
         command
             .env("KUBECONFIG", &self.kubeconfig)
             .env("KUBECACHEDIR", &self.cache)
+            // The user's own preferences and aliases.
+            .env("KUBERC", "off")
             .args(arguments)
             .kill_on_drop(true);
         command

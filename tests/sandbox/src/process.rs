@@ -24,6 +24,16 @@ use tokio::sync::{oneshot, watch};
 /// Bytes of a log that an error shows at most.
 const TAIL: u64 = 3000;
 
+/// Variables that would send a child elsewhere than to 127.0.0.1, where everything here is.
+const PROXIES: [&str; 6] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
+
 /// What to run.
 #[derive(Debug)]
 pub struct Spawn {
@@ -112,6 +122,9 @@ impl Spawn {
             .try_clone()
             .with_context(|| format!("{}: cannot share its log", self.name))?;
         let mut command = Command::new("setpriv");
+        for variable in PROXIES {
+            command.env_remove(variable);
+        }
         command
             .args(["--pdeathsig", "KILL", "--"])
             .arg(&self.program)
