@@ -157,9 +157,11 @@ fn mounted_by(roots: &Roots, device: &BlockDevice) -> Result<Option<String>, Slo
         else {
             continue;
         };
-        // Processes share namespaces: each is read once. Where the link cannot be read the table still is.
-        if let Ok(namespace) = std::fs::read_link(process.path().join("ns/mnt"))
-            && !seen.insert(namespace)
+        // Processes share namespaces, and see what is below their root: each such view is read once. Where the links
+        // cannot be read the table still is.
+        let link = |name| std::fs::read_link(process.path().join(name));
+        if let (Ok(namespace), Ok(root)) = (link("ns/mnt"), link("root"))
+            && !seen.insert((namespace, root))
         {
             continue;
         }

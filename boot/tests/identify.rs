@@ -219,6 +219,9 @@ fn finds_slots_by_every_kind_of_address_and_name() {
     }
 }
 
+/// Stacks the root of a made-up machine on slot B.
+type Stack<'f> = &'f dyn Fn(&Fake);
+
 #[test]
 fn follows_the_root_to_its_partition() {
     let b = "sys/devices/pci0000:00/sda/sda3";
@@ -251,7 +254,7 @@ fn follows_the_root_to_its_partition() {
         f.mounts("20 1 7:3 / / ro - squashfs /dev/loop3 ro\n21 20 259:3 / /slot rw - ext4 /dev/sda3 rw\n");
     };
     let btrfs = |f: &Fake| f.root("btrfs", "0:33", "/dev/sda3", "rw,subvol=/root");
-    let cases: [(&str, &dyn Fn(&Fake)); 6] = [
+    let cases: [(&str, Stack<'_>); 6] = [
         ("verity", &verity),
         ("crypt on LVM", &crypt_on_lvm),
         ("overlay", &overlay),

@@ -15,6 +15,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use monok8s_boot::host::{RealMachine, VirtualNode};
 use monok8s_boot::{Host, Reason, Roots, SlotAddress, SlotError, SlotName, Target};
@@ -51,6 +52,8 @@ struct LoopDisk {
     /// Labels of the slots, this disk's own: other tests have disks too.
     labels: [String; 2],
     mounted: Vec<PathBuf>,
+    /// Where the kernel may write while a test looks.
+    not_ours: std::ops::Range<usize>,
 }
 
 impl LoopDisk {
@@ -96,6 +99,7 @@ impl LoopDisk {
             node,
             labels,
             mounted: Vec::new(),
+            not_ours: 0..0,
         };
         // A kernel without a parser for these tables has to be told of the partitions; others do not mind.
         must("partx", &["--update", &disk.node]);
@@ -164,21 +168,31 @@ impl LoopDisk {
         self.dir.path()
     }
 
-    fn mount(&mut self, number: u32) -> PathBuf {
-        must("mkfs.ext4", &["-q", "-F", &self.part(number)]);
+    /// Mounts a new file system that holds the folder `monok8s`. Read-only (`ro`), nothing but a test changes it.
+    fn mount(&mut self, number: u32, mode: &str) -> PathBuf {
+        let tree = self.dir.path().join(format!("tree{number}"));
+        fs::create_dir_all(tree.join("monok8s")).unwrap();
+        must(
+            "mkfs.ext4",
+            &["-q", "-F", "-d", tree.to_str().unwrap(), &self.part(number)],
+        );
         let point = self.dir.path().join(format!("mnt{number}"));
         fs::create_dir(&point).unwrap();
-        must("mount", &[&self.part(number), point.to_str().unwrap()]);
+        must(
+            "mount",
+            &["-o", mode, &self.part(number), point.to_str().unwrap()],
+        );
         self.mounted.push(point.clone());
         point
     }
 
-    /// SHA-256 of every byte of the disk, as the loop device's file has it.
+    /// SHA-256 of every byte of the disk, as the loop device's file has it, but those that are `not_ours`.
     fn hash(&self) -> [u8; 32] {
         rustix::fs::sync();
         let mut file = File::open(self.dir.path().join("disk.img")).unwrap();
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).unwrap();
+        bytes[self.not_ours.clone()].fill(0);
         Sha256::digest(&bytes).into()
     }
 
@@ -205,11 +219,24 @@ impl LoopDisk {
     /// that an equal hash means something.
     fn assert_opened(&self, host: &dyn Host, slot: SlotName, number: u32) {
         let before = self.hash();
-        let target = host.open_target(slot, self.elsewhere()).unwrap();
+        let target = when_free(|| host.open_target(slot, self.elsewhere()));
         assert_eq!(target.slot.device, Path::new(&self.part(number)));
         assert_eq!(self.hash(), before, "opening alone wrote something");
         write(&target, b"a new system");
         assert_ne!(self.hash(), before);
+    }
+}
+
+/// Opens as soon as nobody has claimed the device. A process that another test is just starting has this test's open
+/// files until its program runs, and with them their claim.
+fn when_free<T, E: std::fmt::Display>(open: impl Fn() -> Result<T, E>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match open() {
+            Ok(opened) => return opened,
+            Err(e) => assert!(Instant::now() < deadline, "{e}"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -273,9 +300,7 @@ fn refuses_the_data_partition() {
     let Some(mut disk) = LoopDisk::make() else {
         return;
     };
-    let data = disk.mount(4);
-    let state = data.join("monok8s");
-    fs::create_dir(&state).unwrap();
+    let state = disk.mount(4, "ro").join("monok8s");
     let machine = disk.machine(&disk.label(0), &disk.part(4));
     disk.assert_refused(
         &machine,
@@ -317,7 +342,7 @@ fn refuses_a_mounted_slot() {
     let Some(mut disk) = LoopDisk::make() else {
         return;
     };
-    disk.mount(3);
+    disk.mount(3, "ro");
     let says = "mounted at";
     disk.assert_refused(
         &disk.default_machine(),
@@ -334,7 +359,7 @@ struct Namespace(Child);
 impl Namespace {
     fn mounting(device: &str, point: &Path) -> Self {
         let script = format!(
-            "mount {device} {} && echo mounted && read end",
+            "mount -o ro {device} {} && echo mounted && read end",
             point.display()
         );
         let mut child = Command::new("unshare")
@@ -389,8 +414,14 @@ fn refuses_a_slot_mounted_in_another_namespace() {
 
 #[test]
 fn refuses_swap() {
-    let Some(disk) = LoopDisk::make() else { return };
-    must("mkswap", &[&disk.part(3)]);
+    let Some(mut disk) = LoopDisk::make() else {
+        return;
+    };
+    // As small as it can be: ten pages, of which all but the first are the kernel's to write to.
+    must("mkswap", &[&disk.part(3), "40"]);
+    let table = gpt::GptConfig::new().open(&disk.node).unwrap();
+    let start = usize::try_from(table.partitions()[&3].first_lba * 512).unwrap();
+    disk.not_ours = start + 4096..start + 40 * 1024;
     if tool("swapon", &[&disk.part(3)]).is_none() {
         println!("skipped: this kernel takes no swap");
         return;
@@ -434,7 +465,7 @@ fn refuses_a_slot_behind_another_device() {
 fn refuses_a_slot_that_another_process_has_claimed() {
     let Some(disk) = LoopDisk::make() else { return };
     let machine = disk.default_machine();
-    let first = machine.open_target(SlotName::B, disk.elsewhere()).unwrap();
+    let first = when_free(|| machine.open_target(SlotName::B, disk.elsewhere()));
     disk.assert_refused(
         &machine,
         SlotName::B,
@@ -443,11 +474,13 @@ fn refuses_a_slot_that_another_process_has_claimed() {
         "has claimed it",
     );
     drop(first);
-    let claimed = File::options()
-        .read(true)
-        .custom_flags(libc::O_EXCL)
-        .open(disk.part(3))
-        .unwrap();
+    let claim = || {
+        File::options()
+            .read(true)
+            .custom_flags(libc::O_EXCL)
+            .open(disk.part(3))
+    };
+    let claimed = when_free(claim);
     disk.assert_refused(
         &machine,
         SlotName::B,
@@ -536,14 +569,14 @@ fn a_record_in_a_slot_does_not_persist() {
     let Some(mut disk) = LoopDisk::make() else {
         return;
     };
-    let inside = disk.mount(3);
+    let inside = disk.mount(3, "rw");
     let says = |dir: &Path| {
         disk.default_machine()
             .check_persistent(dir)
             .map_err(|e| e.to_string())
     };
     assert!(says(&inside).unwrap_err().contains("inside slot B"));
-    let data = disk.mount(4);
+    let data = disk.mount(4, "rw");
     let says = |dir: &Path| {
         disk.default_machine()
             .check_persistent(dir)

@@ -54,15 +54,17 @@ pub trait BootLoader: Send + Sync + std::fmt::Debug {
     fn state(&self) -> Result<BootState, LoaderError>;
 
     /// Before the first byte is written to `slot`: it is not started any more, neither as a trial nor as a fallback.
+    /// Refused when the other slot is marked bad: something must be left that can be started.
     fn mark_unbootable(&self, slot: SlotName) -> Result<(), LoaderError>;
 
-    /// The next boot, and only that one, starts `slot`; the default stays what it is.
+    /// The next boot, and only that one, starts `slot`; every one after it the other slot, which becomes the default
+    /// if it is not. Refused when that one is marked bad: a trial needs something to fall back to.
     fn try_once(&self, slot: SlotName) -> Result<(), LoaderError>;
 
     /// `slot` works: it is the default from now on.
     fn mark_good(&self, slot: SlotName) -> Result<(), LoaderError>;
 
-    /// `slot` does not work: it is not started any more. The default stays what it is.
+    /// `slot` does not work: it is not started any more. Refused like [`mark_unbootable`](Self::mark_unbootable).
     fn mark_bad(&self, slot: SlotName) -> Result<(), LoaderError>;
 }
 
