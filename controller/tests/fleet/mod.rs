@@ -54,6 +54,7 @@ pub struct Fleet {
     /// When catalogs were read; now, unless set.
     pub read_at: Option<u64>,
     version: u64,
+    working: Index,
     /// Seconds since the fleet began.
     pub clock: u64,
     uids: u64,
@@ -327,10 +328,15 @@ impl Fleet {
 
     /// Plans and carries out until there is nothing left to do.
     pub fn settle(&mut self) {
+        // One index for the whole way: made anew each time it would parse every catalog again.
+        let mut index = std::mem::take(&mut self.working);
         for _ in 0..50 {
             let before = self.version;
-            self.carry_out(self.plan());
+            self.feed(&mut index);
+            let plan = plan::plan(&index, &self.settings, self.now());
+            self.carry_out(plan);
             if self.version == before {
+                self.working = index;
                 return;
             }
         }
