@@ -20,6 +20,7 @@
 pub mod agent;
 pub mod assets;
 pub mod binaries;
+mod boot_cycle;
 pub mod cluster;
 pub mod control_plane;
 pub mod controller;
@@ -32,6 +33,7 @@ pub mod kubeconfig;
 pub mod kubectl;
 pub mod kubelet;
 pub mod loop_device;
+pub mod machine;
 pub mod manifests;
 pub mod node;
 pub mod pki;

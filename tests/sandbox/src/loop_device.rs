@@ -6,7 +6,9 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+
+use crate::machine::run;
 
 /// A loop device over a file.
 #[derive(Debug)]
@@ -20,15 +22,17 @@ pub struct LoopDevice {
 impl LoopDevice {
     /// Attaches `file`. Needs root and a kernel with loop devices.
     pub fn attach(file: &Path) -> Result<Self> {
-        let shown = losetup(
+        // With --partscan its partitions go when it does.
+        let shown = run(
             Command::new("losetup")
-                .args(["--find", "--show", "--nooverlap"])
+                .args(["--find", "--show", "--nooverlap", "--partscan"])
                 .arg(file),
+            "mount",
         )?;
         let path = PathBuf::from(shown.trim());
         let held = File::open(&path).with_context(|| format!("cannot open {}", path.display()));
         // Detaching a device that somebody has open marks it for clearing instead.
-        let marked = losetup(Command::new("losetup").arg("--detach").arg(&path));
+        let marked = run(Command::new("losetup").arg("--detach").arg(&path), "mount");
         let held = held?;
         marked?;
         Ok(Self { path, _held: held })
@@ -39,23 +43,19 @@ impl LoopDevice {
         rustix::process::geteuid().is_root() && Path::new("/dev/loop-control").exists()
     }
 
+    /// Makes its partitions known to a kernel that cannot read a GPT itself; else they are already.
+    pub fn add_partitions(&self) -> Result<()> {
+        run(
+            Command::new("partx").arg("--update").arg(&self.path),
+            "util-linux",
+        )
+        .map(drop)
+    }
+
     /// Its device node.
     pub fn path(&self) -> &Path {
         &self.path
     }
-}
-
-fn losetup(command: &mut Command) -> Result<String> {
-    let output = command
-        .output()
-        .context("cannot run losetup, which is part of the package mount")?;
-    if !output.status.success() {
-        bail!(
-            "losetup failed: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]

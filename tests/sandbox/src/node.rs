@@ -6,7 +6,6 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::Write as _,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -18,46 +17,33 @@ use std::{
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::{Api, Client, ResourceExt as _, api::DeleteParams};
-use monok8s_boot::{
-    SlotName,
-    host::{MachineFile, VirtualNode},
-    loader::grub::model,
-};
+use monok8s_boot::{SlotName, host::VirtualNode};
 use rustix::process::Signal;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     agent::{self, Agent},
+    boot_cycle::{self, BootCycle, Order},
     control_plane::{self, ControlPlane},
     daemon::Daemon,
-    firmware::{self, Outcome, Running},
+    firmware,
     images::Image,
-    kubelet::{self, Kubelet, System},
+    kubelet::{self, Kubelet},
     loop_device::LoopDevice,
+    machine,
     service_account::TokenFile,
     wait,
 };
+pub use crate::{
+    boot_cycle::{Boot, Power},
+    machine::Storage,
+};
 
-/// How often the supervisor looks whether somebody asked for a reboot.
-const LOOK: Duration = Duration::from_millis(50);
-/// How long processes may take to end before a reboot that somebody asked for.
-const GRACE: Duration = Duration::from_secs(2);
 /// How long a node may take from power-on to its system, and to being registered.
 const UP: Duration = Duration::from_secs(60);
-
-/// What the slots are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Storage {
-    /// Files in the node's folder.
-    #[default]
-    Files,
-    /// Loop devices over these files; needs root.
-    LoopDevices,
-}
 
 /// How a node is made.
 #[derive(Clone, Debug)]
@@ -102,36 +88,6 @@ impl NodeOptions {
     }
 }
 
-/// A boot that reached the running system.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Boot {
-    /// The slot.
-    pub slot: SlotName,
-    /// Whether it is a trial.
-    pub trial: bool,
-    /// The version in the slot, as its os-release writes it.
-    pub version: String,
-    /// The boot's identifier.
-    pub boot_id: String,
-    /// Counts the boots that reached the running system, from 1.
-    pub number: u64,
-    /// How often the firmware chose a slot for this boot; more than 1 when one did not come up.
-    pub attempts: u32,
-}
-
-/// What a machine is doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Power {
-    /// Switched off, or its power is cut.
-    Off,
-    /// Between power and the running system.
-    Starting,
-    /// A system runs.
-    Up(Boot),
-    /// No system comes up, and somebody must come and look: why.
-    Stuck(String),
-}
-
 /// A virtual node. Dropping it cuts its power; its folder is the caller's.
 pub struct Node {
     name: String,
@@ -142,15 +98,8 @@ pub struct Node {
     uid: watch::Receiver<Option<String>>,
     failing_trials: Arc<AtomicU32>,
     orders: mpsc::Sender<Order>,
-    supervisor: JoinHandle<()>,
+    cycle: JoinHandle<()>,
     _devices: Vec<LoopDevice>,
-}
-
-enum Order {
-    Cut(oneshot::Sender<()>),
-    On(oneshot::Sender<()>),
-    Reset(oneshot::Sender<()>),
-    Register(oneshot::Sender<()>),
 }
 
 impl Node {
@@ -180,7 +129,7 @@ impl Node {
             .canonicalize()
             .with_context(|| format!("cannot find {}", folder.display()))?;
         let machine = VirtualNode::new(folder.join("machine"));
-        let devices = build_machine(&machine, image, &options)?;
+        let devices = machine::build(&machine, image, options.storage, options.slot_size)?;
         let home = folder.join("cluster");
         fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
         let identity = home.join("kubelet.kubeconfig");
@@ -208,7 +157,7 @@ impl Node {
         let (uid_tell, uid) = watch::channel(None);
         let (orders, receive) = mpsc::channel(8);
         let failing_trials = Arc::new(AtomicU32::new(0));
-        let supervisor = Supervisor {
+        let cycle = BootCycle {
             name: options.name.clone(),
             machine: machine.clone(),
             kubelet: Kubelet::new(
@@ -233,7 +182,7 @@ impl Node {
             uid,
             failing_trials,
             orders,
-            supervisor: tokio::spawn(supervisor.run()),
+            cycle: tokio::spawn(cycle.run()),
             _devices: devices,
         })
     }
@@ -404,7 +353,7 @@ impl Node {
 
     /// What the machine's screen showed so far.
     pub fn console(&self) -> String {
-        agent::read_log(&console(&self.machine))
+        agent::read_log(&boot_cycle::console(&self.machine))
     }
 
     /// The address of the agent's health and metrics endpoints, while it runs.
@@ -445,269 +394,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         // The tasks hold the agent, and the agent its process: with the last of them it is killed.
-        self.supervisor.abort();
+        self.cycle.abort();
         self.agent.daemon.signal(Signal::KILL);
     }
-}
-
-/// Lays out the machine's folder and attaches its devices.
-fn build_machine(
-    machine: &VirtualNode,
-    image: &Image,
-    options: &NodeOptions,
-) -> Result<Vec<LoopDevice>> {
-    let dir = machine.dir();
-    let boot = machine
-        .grubenv()
-        .parent()
-        .map(Path::to_path_buf)
-        .context("no boot folder")?;
-    for folder in [&boot, &machine.data(), &dir.join("run")] {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    }
-    let files = [dir.join("slot-a.img"), dir.join("slot-b.img")];
-    fs::copy(&image.expanded, &files[0])
-        .with_context(|| format!("cannot copy {}", image.expanded.display()))?;
-    for file in &files {
-        let slot = fs::OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(false)
-            .open(file);
-        slot.and_then(|slot| slot.set_len(options.slot_size))
-            .with_context(|| {
-                format!("cannot give {} {} bytes", file.display(), options.slot_size)
-            })?;
-    }
-    model::install(&machine.grubenv(), SlotName::A, false)
-        .context("cannot make GRUB's variables")?;
-    if options.storage == Storage::Files {
-        return Ok(Vec::new());
-    }
-    let devices = files
-        .iter()
-        .map(|file| LoopDevice::attach(file))
-        .collect::<Result<Vec<_>>>()?;
-    let [a, b] = &devices[..] else {
-        bail!("two slots need two devices")
-    };
-    let description = MachineFile {
-        slot_a: Some(a.path().display().to_string()),
-        slot_b: Some(b.path().display().to_string()),
-    };
-    let text =
-        serde_json::to_string_pretty(&description).context("machine.json cannot be written")?;
-    fs::write(machine.machine_file(), text).context("machine.json cannot be written")?;
-    Ok(devices)
-}
-
-/// Where the firmware's output goes: not into the machine's folder, which is what the agent sees.
-fn console(machine: &VirtualNode) -> PathBuf {
-    machine.dir().with_file_name("console.log")
-}
-
-/// Firmware, kernel, init and kubelet of one machine: one task for as long as the node exists.
-struct Supervisor {
-    name: String,
-    machine: VirtualNode,
-    kubelet: Kubelet,
-    agent: Arc<Agent>,
-    power: watch::Sender<Power>,
-    uid: watch::Sender<Option<String>>,
-    failing_trials: Arc<AtomicU32>,
-    orders: mpsc::Receiver<Order>,
-    downtime: Duration,
-    boots: u64,
-}
-
-/// What ended a system.
-enum End {
-    /// Somebody asked for a reboot.
-    Reboot,
-    /// The power went.
-    Cut(oneshot::Sender<()>),
-    /// The power went and came back.
-    Reset(oneshot::Sender<()>),
-}
-
-impl Supervisor {
-    async fn run(mut self) {
-        while let Some(order) = self.orders.recv().await {
-            match order {
-                Order::On(done) | Order::Reset(done) => {
-                    self.power.send_replace(Power::Starting);
-                    let _ = done.send(());
-                    self.powered().await;
-                }
-                Order::Cut(done) | Order::Register(done) => {
-                    self.power.send_replace(Power::Off);
-                    let _ = done.send(());
-                }
-            }
-        }
-    }
-
-    /// From power to the loss of it, through any number of boots.
-    async fn powered(&mut self) {
-        loop {
-            let running = match self.start() {
-                Ok(Outcome::Up(running)) => running,
-                Ok(Outcome::Stuck(why)) => {
-                    self.power.send_replace(Power::Stuck(why));
-                    return;
-                }
-                Err(error) => {
-                    self.power.send_replace(Power::Stuck(format!("{error:#}")));
-                    return;
-                }
-            };
-            match self.system(running).await {
-                End::Cut(done) => {
-                    self.power.send_replace(Power::Off);
-                    let _ = done.send(());
-                    return;
-                }
-                End::Reset(done) => {
-                    self.power.send_replace(Power::Starting);
-                    let _ = done.send(());
-                }
-                End::Reboot => {
-                    self.power.send_replace(Power::Starting);
-                    tokio::time::sleep(self.downtime).await;
-                }
-            }
-        }
-    }
-
-    fn start(&self) -> Result<Outcome> {
-        let path = console(&self.machine);
-        let mut screen = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
-        let hangs = |start: model::Start| {
-            start.trial
-                && self
-                    .failing_trials
-                    .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
-                        left.checked_sub(1)
-                    })
-                    .is_ok()
-        };
-        firmware::power_on(&self.machine, hangs, |line| {
-            tracing::info!(node = self.name, "{line}");
-            // A screen nobody can read is no reason not to start.
-            let _ = writeln!(screen, "{line}");
-        })
-    }
-
-    /// One boot's system, from its first process to its end.
-    async fn system(&mut self, running: Running) -> End {
-        self.boots += 1;
-        let boot = Boot {
-            slot: running.start.slot,
-            trial: running.start.trial,
-            version: running.version().to_owned(),
-            boot_id: uuid::Uuid::new_v4().to_string(),
-            number: self.boots,
-            attempts: running.attempts,
-        };
-        if let Err(error) = self.write_run(&running, &boot) {
-            tracing::error!(node = self.name, "{error:#}");
-        }
-        let system = System {
-            boot_id: boot.boot_id.clone(),
-            os_image: running
-                .os_release
-                .get("PRETTY_NAME")
-                .unwrap_or("unknown")
-                .to_owned(),
-            version: kubelet_version(&boot.version),
-        };
-        self.uid.send_replace(None);
-        self.power.send_replace(Power::Up(boot));
-        let cancel = CancellationToken::new();
-        let agent = {
-            let (agent, uid, cancel) = (
-                Arc::clone(&self.agent),
-                self.uid.subscribe(),
-                cancel.clone(),
-            );
-            tokio::spawn(async move { agent.run(uid, cancel).await })
-        };
-        // Dropped with this task: a node that is gone runs nothing.
-        let _guard = cancel.clone().drop_guard();
-        let end = self.until_the_end(&system).await;
-        if matches!(end, End::Reboot) {
-            self.agent.daemon.signal(Signal::TERM);
-            let gone = async {
-                while self.agent.daemon.pid().is_some() {
-                    tokio::time::sleep(LOOK).await;
-                }
-            };
-            let _ = tokio::time::timeout(GRACE, gone).await;
-        }
-        cancel.cancel();
-        if let Err(error) = agent.await {
-            tracing::error!(node = self.name, "the agent's supervisor: {error}");
-        }
-        end
-    }
-
-    async fn until_the_end(&mut self, system: &System) -> End {
-        let Self {
-            kubelet,
-            uid,
-            orders,
-            machine,
-            ..
-        } = self;
-        loop {
-            // Begun again when the Node object was replaced: a kubelet registers at its start.
-            let register = tokio::select! {
-                () = kubelet.run(system, uid) => continue,
-                () = reboot_request(machine) => return End::Reboot,
-                order = orders.recv() => match order {
-                    // Nobody is left who could power it off: as good as off.
-                    None => return std::future::pending().await,
-                    Some(Order::Cut(done)) => return End::Cut(done),
-                    Some(Order::Reset(done)) => return End::Reset(done),
-                    Some(Order::On(done) | Order::Register(done)) => done,
-                }
-            };
-            let _ = register.send(());
-        }
-    }
-
-    /// What firmware and kernel tell the running system; `run` is empty at every boot.
-    fn write_run(&self, running: &Running, boot: &Boot) -> Result<()> {
-        let run = self.machine.dir().join("run");
-        if run.exists() {
-            fs::remove_dir_all(&run).with_context(|| format!("cannot empty {}", run.display()))?;
-        }
-        fs::create_dir_all(&run).with_context(|| format!("cannot make {}", run.display()))?;
-        let root = firmware::device(&self.machine, boot.slot)?;
-        let write = |path: PathBuf, content: String| {
-            fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))
-        };
-        write(
-            self.machine.cmdline(),
-            firmware::command_line(running.start, &root),
-        )?;
-        write(self.machine.active_file(), format!("{}\n", boot.slot))?;
-        write(self.machine.boot_id_file(), format!("{}\n", boot.boot_id))
-    }
-}
-
-async fn reboot_request(machine: &VirtualNode) {
-    let path = machine.reboot_request();
-    while !path.exists() {
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-/// The kubelet in a system has the system's version, with a `v`.
-fn kubelet_version(version: &str) -> String {
-    format!("v{}", version.trim_start_matches('v'))
 }

@@ -16,7 +16,6 @@ use monok8s_sandbox::{
     control_plane::{ControlPlane, Options},
     images::{self, Image, RootFs},
     kubelet,
-    loop_device::LoopDevice,
     node::{Node, NodeOptions, Power, Storage},
     scratch, wait,
 };
@@ -159,29 +158,33 @@ async fn registers_and_boots_its_trial(bench: &Bench, options: NodeOptions) {
     node.stop().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_of_files_registers_and_boots_its_trial() {
+async fn a_node_of(storage: Storage) {
+    if !storage.available() {
+        eprintln!("skipped: {storage:?} are not to be had here");
+        return;
+    }
     let bench = bench().await;
-    registers_and_boots_its_trial(&bench, options("node-1")).await;
+    let options = NodeOptions {
+        storage,
+        ..options("node-1")
+    };
+    registers_and_boots_its_trial(&bench, options).await;
     bench.plane.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_files_registers_and_boots_its_trial() {
+    a_node_of(Storage::Files).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_of_loop_devices_registers_and_boots_its_trial() {
-    if !LoopDevice::available() {
-        eprintln!("skipped: no loop devices for this user");
-        return;
-    }
-    let bench = bench().await;
-    registers_and_boots_its_trial(
-        &bench,
-        NodeOptions {
-            storage: Storage::LoopDevices,
-            ..options("node-1")
-        },
-    )
-    .await;
-    bench.plane.stop().await;
+    a_node_of(Storage::LoopDevices).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_partitions_registers_and_boots_its_trial() {
+    a_node_of(Storage::Partitions).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
