@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::{
     assets::Assets,
+    binaries,
     control_plane::{ControlPlane, Options},
     controller::Controller,
     image_server::ImageServer,
@@ -125,6 +126,13 @@ impl Cluster {
         options: ClusterOptions,
         say: &mut impl FnMut(&str),
     ) -> Result<Self> {
+        // Named now rather than by a node that never says which version it runs.
+        if options.nodes.iter().any(|node| node.agent) {
+            binaries::find("node-agent")?;
+        }
+        if options.controllers > 0 {
+            binaries::find("controller")?;
+        }
         let assets = Assets::find(&mut *say).await?;
         say("starting etcd, kube-apiserver and kube-controller-manager");
         let plane_options = Options {

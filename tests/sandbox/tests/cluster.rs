@@ -10,9 +10,10 @@ use std::{fs, time::Duration};
 
 use kube::Api;
 use monok8s_api::OSNode;
+use monok8s_boot::SlotName;
 use monok8s_sandbox::{
     cluster::{Cluster, ClusterOptions},
-    node::NodeOptions,
+    node::{NodeOptions, Storage},
     wait,
 };
 
@@ -85,4 +86,58 @@ async fn agents_get_fresh_tokens_and_are_started_again() {
 
     cluster.stop().await.unwrap();
     assert!(!folder.exists());
+}
+
+/// The whole path on a disk with a GPT, as a real machine has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_a_partitioned_disk_is_upgraded() {
+    if !Storage::Partitions.available() {
+        eprintln!("skipped: partitions on a loop device are not to be had here");
+        return;
+    }
+    let node = NodeOptions {
+        storage: Storage::Partitions,
+        ..NodeOptions::new("node-1")
+    };
+    let images = vec!["v1.35.1".to_owned()];
+    let options = ClusterOptions {
+        nodes: vec![node],
+        images,
+        ..ClusterOptions::default()
+    };
+    let cluster = Cluster::start(options).await.unwrap();
+    let catalog = cluster.catalog(&["v1.34.1", "v1.35.1"]).unwrap();
+    let upgrade = serde_json::json!({
+        "apiVersion": "monok8s.io/v1alpha1",
+        "kind": "OSUpgrade",
+        "metadata": {"name": "all"},
+        "spec": {"version": "stable", "catalog": {"inline": catalog}},
+    });
+    let kubectl = cluster.kubectl();
+    kubectl.apply(&upgrade.to_string()).await.unwrap();
+    let wait = [
+        "wait",
+        "--for=condition=Completed",
+        "osupgrade/all",
+        "--timeout=120s",
+    ];
+    let outcome = kubectl.ok(wait).await;
+    let node = cluster.node("node-1").unwrap();
+    outcome.unwrap_or_else(|error| panic!("{error:#}\n{}", node.agent_log()));
+
+    let boot = node.boot().unwrap();
+    assert_eq!((boot.slot, boot.version.as_str()), (SlotName::B, "1.35.1"));
+    let observed = Api::<OSNode>::all(cluster.client())
+        .get("node-1")
+        .await
+        .unwrap()
+        .status
+        .unwrap();
+    for slot in &observed.slots {
+        let device = node.slot_device(slot.name.parse().unwrap()).unwrap();
+        assert_eq!(slot.device, device.to_str().unwrap());
+        assert_eq!(slot.partition_uuid.len(), 36, "{slot:?}");
+    }
+    assert_eq!(observed.slots.len(), 2);
+    cluster.stop().await.unwrap();
 }
