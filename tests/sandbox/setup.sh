@@ -19,7 +19,8 @@ if [ "${1:-}" = test ]; then
     unshare:util-linux
     sgdisk:gdisk      # partition tables
     script:bsdutils   # GRUB's own interpreter over the shipped grub.cfg
-    grub-emu:grub-emu
+    dbus-daemon:dbus-daemon # a system bus to ask for a reboot
+  grub-emu:grub-emu
     grub-script-check:grub-common
   )
 fi
