@@ -47,7 +47,7 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', default_values = ["/boot/vmlinuz"])]
     pub boot_file: Vec<PathBuf>,
 
-    /// How to reboot: auto, dbus, syscall or command:/ABSOLUTE/PATH.
+    /// How to reboot: auto, dbus, syscall or `command:/ABSOLUTE/PATH`.
     #[arg(long, default_value = "auto")]
     pub reboot: RebootMethod,
 
@@ -79,7 +79,7 @@ pub struct Args {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(i32).range(1..=100))]
     pub report_points: i32,
 
-    /// The controller's namespace, where the ConfigMaps of catalogs are.
+    /// The controller's namespace, where the catalogs' `ConfigMap` objects are.
     #[arg(long, env = "POD_NAMESPACE", default_value = monok8s_api::NAMESPACE)]
     pub namespace: String,
 

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::{Client, Config, config::Kubeconfig};
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
 use monok8s_api::reason::FailureReason;
 use monok8s_boot::{
     Host, Reboot, Roots,
@@ -187,7 +190,7 @@ async fn client(args: &Args) -> Result<Client, StartError> {
     let mut config = match &args.kubeconfig {
         Some(path) => {
             let file = Kubeconfig::read_from(path).map_err(|e| unusable(&e))?;
-            Config::from_custom_kubeconfig(file, &Default::default())
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
                 .await
                 .map_err(|e| unusable(&e))?
         }

@@ -112,6 +112,8 @@ pub trait Effects {
     async fn reboot(&mut self);
     /// The reboot that was asked for.
     fn reboot_watch(&self) -> RebootWatch;
+    /// What came of a reboot is of an attempt that is over.
+    fn forget_reboot(&mut self);
 
     /// What the API server has said last.
     fn view(&self) -> View;

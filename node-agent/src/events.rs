@@ -8,7 +8,7 @@ use kube::{
 use monok8s_api::API_VERSION;
 use tracing::debug;
 
-use crate::record::Attempt;
+use crate::{record::Attempt, status::shorten};
 
 /// Longest note that the API server takes, in bytes (events.k8s.io/v1).
 const MAX_NOTE: usize = 1024;
@@ -83,10 +83,7 @@ fn event(attempt: &Attempt) -> Event {
             EventType::Normal,
         ),
     };
-    if note.len() > MAX_NOTE {
-        note.truncate(note.floor_char_boundary(MAX_NOTE - "…".len()));
-        note.push('…');
-    }
+    shorten(&mut note, MAX_NOTE);
     Event {
         type_,
         reason,

@@ -37,6 +37,7 @@ pub enum Flow {
 pub struct Executor<E> {
     effects: E,
     record: Result<Record, Trouble>,
+    machine: Option<Machine>,
     fresh: bool,
     last: Option<Action>,
     /// The record could not be written and not everybody who asks was told so: it is not read again yet.
@@ -56,6 +57,7 @@ impl<E: Effects> Executor<E> {
         Self {
             effects,
             record,
+            machine: None,
             fresh: false,
             last: None,
             untold: false,
@@ -79,6 +81,7 @@ impl<E: Effects> Executor<E> {
             self.record = self.effects.load().map(Option::unwrap_or_default);
         }
         let view = self.effects.view();
+        self.machine = Some(machine.clone());
         self.note_slots(&machine);
         let action = next::next(&Inputs {
             record: self.record.as_ref(),
@@ -129,7 +132,7 @@ impl<E: Effects> Executor<E> {
             Action::Confirm { uid } => self.confirm(&uid, view, machine).await?,
             Action::RejectTrial { uid, trouble } => self.reject_trial(&uid, trouble, machine)?,
             Action::End(ending) => self.end(ending, view)?,
-            Action::Report { uid } => return self.report(&uid, machine).await,
+            Action::Report { uid } => return self.report(&uid).await,
             Action::ReportLost { uid } => {
                 if let Some(attempt) = self.attempt(&uid) {
                     self.effects.event(&attempt);
@@ -160,10 +163,11 @@ impl<E: Effects> Executor<E> {
         };
         let before = record.slots.clone();
         for slot in SlotName::BOTH {
-            if !record.slots.contains_key(&slot) {
-                let found = self.effects.look_into(slot);
-                record.slots.insert(slot, found);
-            }
+            let effects = &mut self.effects;
+            record
+                .slots
+                .entry(slot)
+                .or_insert_with(|| effects.look_into(slot));
         }
         if record.under_way().is_none()
             && let Some(entry) = record.slots.get_mut(&system.active)
@@ -300,6 +304,7 @@ impl<E: Effects> Executor<E> {
         let Some((_, plan)) = self.planned(uid) else {
             return Ok(());
         };
+        self.effects.forget_reboot();
         self.change(uid, |a| {
             a.switch = Some(Switch {
                 boot_id: machine.boot_id.clone(),
@@ -497,7 +502,7 @@ impl<E: Effects> Executor<E> {
         self.put(attempt)
     }
 
-    async fn report(&mut self, uid: &str, machine: &Machine) -> Result<Flow, Unsaved> {
+    async fn report(&mut self, uid: &str) -> Result<Flow, Unsaved> {
         let Some(attempt) = self.attempt(uid) else {
             return Ok(Flow::Again);
         };
@@ -507,7 +512,6 @@ impl<E: Effects> Executor<E> {
                     self.effects.event(&attempt);
                 }
                 self.change(uid, |a| a.reported = true)?;
-                self.effects.publish(self.record.as_ref(), machine);
                 Ok(Flow::Again)
             }
             Ok(Reply::Gone) => Ok(Flow::Again),
@@ -654,7 +658,12 @@ impl<E: Effects> Executor<E> {
             return Err(Unsaved);
         };
         match self.effects.save(record) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                if let Some(machine) = &self.machine {
+                    self.effects.publish(Ok(record), machine);
+                }
+                Ok(())
+            }
             Err(trouble) => {
                 self.record = Err(trouble);
                 Err(Unsaved)

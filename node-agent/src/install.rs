@@ -117,9 +117,14 @@ impl Installer {
         }
     }
 
+    /// What is shown of bytes belongs to an earlier attempt.
+    pub fn forget_progress(&self) {
+        self.live.send_replace(Live::default());
+    }
+
     /// See [`crate::effects::Effects::open`].
     pub async fn open(&mut self, job: &Job) -> Opened {
-        self.live.send_replace(Live::default());
+        self.forget_progress();
         let image = match job.image.checked() {
             Ok(image) => image,
             Err(e) => {

@@ -51,6 +51,10 @@ impl View {
 }
 
 /// What a decision needs to know of one OSUpgradeProgress.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "they are the object's fields, independent of each other"
+)]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Progress {
     /// metadata.name
@@ -232,7 +236,7 @@ pub enum Action {
 pub struct Ending {
     /// The progress.
     pub uid: String,
-    /// Completed, Failed, RolledBack or Cancelled.
+    /// `Completed`, `Failed`, `RolledBack` or Cancelled.
     pub phase: ProgressPhase,
     /// Failure reason; empty when there is none.
     pub reason: String,
@@ -397,7 +401,7 @@ fn refusal(p: &Progress, machine: &Machine) -> Option<Trouble> {
     }
 }
 
-/// NodeReplaced, when the progress was made for another Node.
+/// `NodeReplaced`, when the progress was made for another Node.
 fn node_replaced(p: &Progress, machine: &Machine) -> Option<Trouble> {
     let (wanted, found) = (p.node_uid.as_ref()?, machine.node_uid.as_ref()?);
     (wanted != found).then(|| {

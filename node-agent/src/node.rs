@@ -20,7 +20,7 @@ use crate::{
     next::{For, Machine, Progress, RebootWatch, System, View},
     objects::Objects,
     osnode::Facts,
-    record::{Attempt, Record, SlotRecord, Trouble},
+    record::{Attempt, Record, SlotRecord, Step, Trouble},
     reporter::Reporter,
     source::Source,
     status::Here,
@@ -206,11 +206,18 @@ impl Effects for Node {
         }
     }
 
+    fn forget_reboot(&mut self) {
+        self.reboot = None;
+    }
+
     fn view(&self) -> View {
         self.objects.view()
     }
 
     async fn report(&mut self, attempt: &Attempt) -> Result<Reply, Away> {
+        if attempt.step() == Step::Announced {
+            self.installer.forget_progress();
+        }
         let answer = self.reporter.report(attempt);
         if attempt.switch.is_some() && attempt.end.is_none() {
             let late = || Away(format!("no answer within {FAREWELL:?}"));
@@ -283,7 +290,7 @@ pub async fn run(mut executor: Executor<Node>) {
     let mut backoff = Backoff::default();
     while !stop.is_cancelled() {
         changed.mark_unchanged();
-        let pause = match executor.step().await {
+        let pause = match Box::pin(executor.step()).await {
             Flow::Again => {
                 backoff.reset();
                 continue;

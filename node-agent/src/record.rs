@@ -57,6 +57,10 @@ pub struct Record {
 }
 
 /// One attempt: (progress UID, number).
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "facts of their own, so that another release may know of more"
+)]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Attempt {
@@ -180,7 +184,7 @@ impl Trouble {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct End {
-    /// Completed, Failed, RolledBack or Cancelled.
+    /// `Completed`, `Failed`, `RolledBack` or Cancelled.
     pub phase: ProgressPhase,
     /// Failure reason; empty when there is none.
     #[serde(default)]
@@ -535,6 +539,8 @@ fn parse(bytes: &[u8]) -> Result<Record, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     /// An attempt between switch and reboot: every field in use.
@@ -581,7 +587,6 @@ mod tests {
         store.save(&full()).unwrap();
         assert_eq!(store.load().unwrap(), Some(full()));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-        use std::os::unix::fs::PermissionsExt as _;
         let mode = fs::metadata(store.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0, "an image's URL may carry a secret");
     }
@@ -692,6 +697,19 @@ mod tests {
             assert_eq!(kept["fleet"], "blue");
             assert_eq!(kept["attempts"][0]["soak"], 30);
             assert_eq!(kept["format"], FORMAT);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic(cut in 0..2000usize, at in 0..2000usize, byte: u8) {
+            let mut bytes = serde_json::to_vec(&full()).unwrap();
+            let n = bytes.len();
+            bytes[at % n] = byte;
+            bytes.truncate(cut % (n + 1));
+            if let Ok(record) = parse(&bytes) {
+                proptest::prop_assert_eq!(record.contradiction(), None);
+            }
         }
     }
 

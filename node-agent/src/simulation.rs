@@ -167,12 +167,12 @@ impl World {
 
     fn add(&mut self, uid: &str, owned: bool, release: Release) {
         self.revision += 1;
-        let owner = serde_json::json!([{"apiVersion": "monok8s.io/v1alpha1", "kind": "OSUpgrade", "name": "u",
+        let upgrade = serde_json::json!([{"apiVersion": "monok8s.io/v1alpha1", "kind": "OSUpgrade", "name": "u",
                                         "uid": "uu", "controller": true}]);
         let object = serde_json::json!({
             "apiVersion": "monok8s.io/v1alpha1",
             "kind": "OSUpgradeProgress",
-            "metadata": {"name": uid, "uid": uid, "ownerReferences": if owned { owner } else { serde_json::json!([]) }},
+            "metadata": {"name": uid, "uid": uid, "ownerReferences": if owned { upgrade } else { serde_json::json!([]) }},
             "spec": {"sourceRef": {"name": "u"}, "nodeName": "n", "release": release,
                      "image": {"version": NEW, "url": "http://x/i?key=1", "checksum": format!("sha256:{:064}", 0)}},
         });
@@ -416,6 +416,10 @@ impl Effects for Sim {
         self.reboot
     }
 
+    fn forget_reboot(&mut self) {
+        self.reboot = RebootWatch::NotAsked;
+    }
+
     fn view(&self) -> View {
         // What was said before an outage stays; a process that starts in one has heard nothing.
         let w = self.w();
@@ -531,14 +535,11 @@ fn run(world: &Rc<RefCell<World>>, fuse: Option<u32>) -> bool {
         };
         let mut w = world.borrow_mut();
         w.fuse = None;
-        if !w.power {
-            w.power = true;
-            w.firmware();
-        } else if killed {
-            return false;
-        } else {
-            return true;
+        if w.power {
+            return !killed;
         }
+        w.power = true;
+        w.firmware();
         if fuse.is_some() {
             return false;
         }
@@ -764,6 +765,37 @@ fn an_image_that_does_not_come_up_ends_rolled_back() {
     );
     assert_eq!(w.running, SlotName::A);
     assert!(!w.loader.ok[&SlotName::B]);
+}
+
+/// One process all the time: what it remembers of a reboot belongs to the attempt that asked for it.
+#[test]
+fn a_refused_reboot_is_not_held_against_the_next_attempt() {
+    let world = Rc::new(RefCell::new(World::new()));
+    world.borrow_mut().add("p1", false, Release::Reboot);
+    world.borrow_mut().faults.insert(Fault::RebootRefused);
+    let mut executor = Executor::new(Sim {
+        world: Rc::clone(&world),
+        reboot: RebootWatch::NotAsked,
+    });
+    while block_on(executor.step()) == Flow::Again {}
+    assert_eq!(phase_of(&world.borrow(), "p1").1, "RebootFailed");
+    assert_eq!(
+        world.borrow().loader.trial,
+        None,
+        "the switch is taken back"
+    );
+    world.borrow_mut().faults.clear();
+    world
+        .borrow_mut()
+        .objects
+        .get_mut("p1")
+        .unwrap()
+        .spec
+        .retry_nonce = "again".to_owned();
+    while world.borrow().power {
+        assert_eq!(block_on(executor.step()), Flow::Again);
+    }
+    assert_eq!(world.borrow().switches.len(), 2);
 }
 
 #[test]

@@ -53,7 +53,7 @@ impl std::fmt::Debug for Source {
 }
 
 impl Source {
-    /// ConfigMaps are looked for in `namespace`.
+    /// A `ConfigMap` is looked for in `namespace`.
     pub fn new(client: Client, fetch: monok8s_fetch::Client, namespace: String) -> Self {
         Self {
             client,
@@ -149,7 +149,7 @@ impl Source {
             return Ok(text.clone());
         }
         if let Some(name) = &from.config_map {
-            return self.from_config_map(name).await;
+            return self.config_map(name).await;
         }
         let url: SourceUrl = from
             .url
@@ -190,7 +190,7 @@ impl Source {
         }
     }
 
-    async fn from_config_map(&self, name: &str) -> Result<String, NoChoice> {
+    async fn config_map(&self, name: &str) -> Result<String, NoChoice> {
         let namespace = &self.namespace;
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
         match calls::limited(maps.get(name)).await {
@@ -336,7 +336,7 @@ mod tests {
         .unwrap()
     }
 
-    fn progress(spec: serde_json::Value) -> OSUpgradeProgress {
+    fn progress(spec: &serde_json::Value) -> OSUpgradeProgress {
         let mut object = serde_json::json!({
             "apiVersion": "monok8s.io/v1alpha1", "kind": "OSUpgradeProgress", "metadata": {"name": "p"},
             "spec": {"sourceRef": {"name": "u"}, "nodeName": "n"},
@@ -356,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_progress_made_by_hand_takes_one_hop_under_all_policy() {
-        let by_hand = progress(serde_json::json!({}));
+        let by_hand = progress(&serde_json::json!({}));
         let choose = |version: &str, current: &str| {
             let source = upgrade(version);
             let from = source.spec.catalog.clone().unwrap();
@@ -398,7 +398,7 @@ mod tests {
     fn an_image_in_the_object_is_checked_too() {
         let with = |image: serde_json::Value, allow: bool| {
             handed_out(
-                &progress(serde_json::json!({"image": image, "allowDowngrade": allow})),
+                &progress(&serde_json::json!({"image": image, "allowDowngrade": allow})),
                 &system("v1.35.1"),
             )
         };

@@ -226,6 +226,7 @@ const fn row(
 }
 
 /// All rows.
+#[allow(clippy::too_many_lines, reason = "a table")]
 pub fn rows() -> Vec<Row> {
     use Happens as H;
     use InRecord as I;

@@ -223,11 +223,7 @@ fn message(
         text.push_str(". cancel came after the switch and is ignored");
     }
     // The CRD has no bound; a message is for people.
-    if text.len() > MAX_MESSAGE {
-        let cut = text.floor_char_boundary(MAX_MESSAGE);
-        text.truncate(cut);
-        text.push('…');
-    }
+    shorten(&mut text, MAX_MESSAGE);
     text
 }
 
@@ -238,6 +234,20 @@ fn is_switched(attempt: &Attempt) -> bool {
         .as_ref()
         .is_some_and(|e| e.reason == FailureReason::BootSwitchFailed.as_str());
     attempt.switch.as_ref().is_some_and(|s| s.done) && !failed
+}
+
+/// Cuts a text to `most` bytes, between two characters, and says so.
+pub fn shorten(text: &mut String, most: usize) {
+    const CUT: char = '…';
+    if text.len() <= most {
+        return;
+    }
+    let mut end = most.saturating_sub(CUT.len_utf8());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text.push(CUT);
 }
 
 /// Longest message, in bytes.
@@ -301,4 +311,178 @@ pub fn needs_another_image(reason: &FailureReason) -> bool {
             | FailureReason::WrongVersionInImage
             | FailureReason::BootFilesMissing
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use monok8s_boot::SlotName;
+
+    use super::*;
+    use crate::record::{End, Plan, Proof, Switch};
+
+    fn object(spec: &serde_json::Value) -> OSUpgradeProgress {
+        let mut object = serde_json::json!({
+            "apiVersion": "monok8s.io/v1alpha1", "kind": "OSUpgradeProgress",
+            "metadata": {"name": "p", "uid": "u", "generation": 3},
+            "spec": {"sourceRef": {"name": "u"}, "nodeName": "n"},
+        });
+        for (key, value) in spec.as_object().unwrap() {
+            object["spec"][key] = value.clone();
+        }
+        serde_json::from_value(object).unwrap()
+    }
+
+    /// An attempt that has its plan.
+    fn planned() -> Attempt {
+        let mut attempt = Attempt::queued("p", "u", 1);
+        attempt.plan = Some(Plan {
+            from: SlotName::A,
+            from_version: "1.35.0".to_owned(),
+            to: SlotName::B,
+            image: ImageRef {
+                version: "1.35.1".to_owned(),
+                url: Some("https://x/i.zst?key=secret".to_owned()),
+                mirrors: vec!["https://y/i.zst?key=secret#f".to_owned()],
+                ..ImageRef::default()
+            },
+        });
+        attempt
+    }
+
+    fn here(boot: &str) -> Here {
+        Here {
+            boot_id: boot.to_owned(),
+            system: None,
+        }
+    }
+
+    fn of(
+        attempt: &Attempt,
+        live: &Live,
+        boot: &str,
+        spec: &serde_json::Value,
+    ) -> OSUpgradeProgressStatus {
+        status(
+            &object(spec),
+            attempt,
+            live,
+            &here(boot),
+            Timestamp::UNIX_EPOCH,
+        )
+    }
+
+    #[test]
+    fn the_phase_follows_from_the_facts() {
+        let live = Live::default();
+        let verifying = Live {
+            verifying: true,
+            ..Live::default()
+        };
+        let mut a = Attempt::queued("p", "u", 1);
+        let at = |a: &Attempt, live: &Live, boot: &str| phase(a, live, &here(boot)).to_string();
+        assert_eq!(at(&a, &live, "b1"), "Pending");
+        a = planned();
+        assert_eq!(at(&a, &live, "b1"), "Downloading");
+        a.accepted = true;
+        a.writing = true;
+        assert_eq!(at(&a, &verifying, "b1"), "Verifying");
+        a.proven = Some(Proof {
+            bytes: 10,
+            checksum_matched: None,
+        });
+        assert_eq!(at(&a, &verifying, "b1"), "Staged");
+        a.switch = Some(Switch {
+            boot_id: "b1".to_owned(),
+            done: true,
+        });
+        assert_eq!(at(&a, &live, "b1"), "Rebooting");
+        assert_eq!(at(&a, &live, "b2"), "Confirming");
+    }
+
+    #[test]
+    fn no_query_of_a_url_is_shown() {
+        let shown = of(&planned(), &Live::default(), "b", &serde_json::json!({}));
+        let text = serde_json::to_string(&shown).unwrap();
+        assert!(!text.contains("secret"), "{text}");
+        assert!(text.contains("https://x/i.zst"), "{text}");
+        assert_eq!(
+            (
+                shown.current_version.as_str(),
+                shown.target_version.as_str()
+            ),
+            ("v1.35.0", "v1.35.1")
+        );
+    }
+
+    #[test]
+    fn percent_is_whole_and_bounded() {
+        for (done, total, percent) in [
+            (0, 0, 0),
+            (5, 0, 0),
+            (1, 3, 33),
+            (299, 300, 99),
+            (3, 3, 100),
+            (9, 3, 100),
+            (i64::MAX, i64::MAX, 100),
+        ] {
+            let live = Live {
+                bytes_done: done,
+                bytes_total: total,
+                ..Live::default()
+            };
+            assert_eq!(live.percent(), percent, "{done}/{total}");
+        }
+    }
+
+    #[test]
+    fn what_came_too_late_is_told() {
+        let mut a = planned();
+        a.proven = Some(Proof {
+            bytes: 10,
+            checksum_matched: None,
+        });
+        a.switch = Some(Switch {
+            boot_id: "b1".to_owned(),
+            done: true,
+        });
+        let cancel = serde_json::json!({"cancel": true});
+        let rebooting = of(&a, &Live::default(), "b1", &cancel);
+        assert!(
+            rebooting.message.contains("ignored"),
+            "{}",
+            rebooting.message
+        );
+        a.end = Some(End {
+            phase: ProgressPhase::RolledBack,
+            reason: "FellBack".to_owned(),
+            message: "it fell back".to_owned(),
+            at: None,
+        });
+        a.nonce_without_effect = true;
+        let ended = of(&a, &Live::default(), "b2", &serde_json::json!({}));
+        assert!(
+            ended.message.contains("change it again"),
+            "{}",
+            ended.message
+        );
+        let condition = |type_: &str| {
+            let c = condition::find(&ended.conditions, type_).unwrap();
+            (c.status.clone(), c.reason.clone())
+        };
+        assert_eq!(condition("Switched").0, "True");
+        assert_eq!(
+            condition("Completed"),
+            ("False".to_owned(), "FellBack".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_text_is_cut_between_two_characters() {
+        let mut text = "ü".repeat(10);
+        shorten(&mut text, 10);
+        assert_eq!(text, "üüü…");
+        let mut short = "abc".to_owned();
+        shorten(&mut short, 3);
+        assert_eq!(short, "abc");
+    }
 }

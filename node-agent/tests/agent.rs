@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, future::LocalBoxFuture, stream};
-use kube::{Api, ResourceExt as _};
+use kube::{Api, ResourceExt as _, runtime::watcher::Event};
 use monok8s_api::{OSNode, OSUpgradeProgress, OSUpgradeProgressStatus, reason::ProgressPhase};
 use monok8s_node_agent::record::{Record, Step, Store};
 use monok8s_sandbox::{
@@ -186,11 +186,11 @@ impl Scene {
 }
 
 /// So slow that it does not end within a test, but bytes flow.
-fn drip() -> Option<Fault> {
-    Some(Fault::Drip {
+fn drip() -> Fault {
+    Fault::Drip {
         bytes: 64 << 10,
         every: Duration::from_millis(200),
-    })
+    }
 }
 
 type Case<'a> = (&'static str, LocalBoxFuture<'a, ()>);
@@ -224,7 +224,7 @@ async fn refused(scene: &Scene, name: &'static str, reason: &str, spec: Value) {
 /// written; the next start carries the attempt on.
 async fn sigterm(scene: &Scene) {
     let name = "sigterm";
-    let url = scene.serve(name, drip());
+    let url = scene.serve(name, Some(drip()));
     scene
         .progress(name, json!({"image": scene.image(&url)}))
         .await;
@@ -295,7 +295,7 @@ async fn deleted_early(scene: &Scene) {
 /// Two progresses for one node run one after the other, the older first.
 async fn two(scene: &Scene) {
     let name = "two";
-    let url = scene.serve(name, drip());
+    let url = scene.serve(name, Some(drip()));
     let image = scene.image(&url);
     let spec = |release: &str| json!({"nodeName": name, "image": image, "release": release});
     scene.progress("two-a", spec("Reboot")).await;
@@ -384,7 +384,7 @@ async fn config_map(scene: &Scene) {
 /// A nonce that comes while the attempt runs is noted, has no effect, and the failure says so; the next one counts.
 async fn nonce(scene: &Scene) {
     let name = "nonce";
-    let url = scene.serve(name, drip());
+    let url = scene.serve(name, Some(drip()));
     scene
         .progress(
             name,
@@ -472,7 +472,6 @@ async fn quiet(scene: &Scene) {
     while seen.last().is_none_or(|s| s.phase != ProgressPhase::Staged) {
         assert!(Instant::now() < end, "{}", scene.node(name).agent_log());
         let event = tokio::time::timeout(LIMIT, events.next()).await.unwrap();
-        use kube::runtime::watcher::Event;
         if let Some(Ok(Event::Apply(p) | Event::InitApply(p))) = event
             && p.name_any() == name
             && let Some(status) = p.status
@@ -577,7 +576,7 @@ async fn an_agent_keeps_its_promises() {
 async fn an_agent_outlives_its_api_server() {
     let names = ["writes", "staged", "trial"];
     let mut scene = Scene::start(names.map(NodeOptions::new).into()).await;
-    let url = scene.serve("writes", drip());
+    let url = scene.serve("writes", Some(drip()));
     scene
         .progress(
             "writes",
