@@ -12,14 +12,15 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Debug)]
 pub struct Version(semver::Version);
 
-/// Longest version text accepted, in bytes; matches the limit on `spec.version`.
+/// Longest version accepted, in bytes as written with its `v`; what `spec.version` and
+/// `spec.image.version` can carry.
 pub const MAX_VERSION_LEN: usize = 64;
 
 /// Why a text is no version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VersionError {
     /// Longer than [`MAX_VERSION_LEN`].
-    #[error("a version is at most {MAX_VERSION_LEN} characters, this one has {0}")]
+    #[error("a version has at most {MAX_VERSION_LEN} characters with its v, this one has {0}")]
     TooLong(usize),
     /// Not MAJOR.MINOR.PATCH with optional pre-release and build.
     #[error("{text:?} is not a semantic version (like v1.35.1 or 1.36.0-rc.1): {cause}")]
@@ -64,10 +65,11 @@ impl FromStr for Version {
     type Err = VersionError;
 
     fn from_str(text: &str) -> Result<Self, VersionError> {
-        if text.len() > MAX_VERSION_LEN {
-            return Err(VersionError::TooLong(text.len()));
-        }
         let bare = text.strip_prefix('v').unwrap_or(text);
+        let written = bare.len().saturating_add(1);
+        if written > MAX_VERSION_LEN {
+            return Err(VersionError::TooLong(written));
+        }
         semver::Version::parse(bare)
             .map(Self)
             .map_err(|e| VersionError::NotSemver {
@@ -205,9 +207,13 @@ impl FromStr for VersionRequirement {
                 format!("{operator}{}", number.strip_prefix('v').unwrap_or(number))
             })
             .collect();
-        semver::VersionReq::parse(&without_v.join(","))
-            .map(Self)
-            .map_err(|_| RequirementError)
+        let parsed = semver::VersionReq::parse(&without_v.join(","));
+        let requirement = parsed.map(Self).map_err(|_| RequirementError)?;
+        // Written out, a bare 1.35 is ^1.35; what is written must be readable again.
+        if requirement.to_string().len() > MAX_REQUIREMENT_LEN {
+            return Err(RequirementError);
+        }
+        Ok(requirement)
     }
 }
 
@@ -316,6 +322,9 @@ mod tests {
                 .parse::<VersionRequirement>()
                 .is_err()
         );
+        let longer_when_written = format!("1.35.1-{}", "a".repeat(MAX_REQUIREMENT_LEN - 7));
+        assert_eq!(longer_when_written.len(), MAX_REQUIREMENT_LEN);
+        assert!(longer_when_written.parse::<VersionRequirement>().is_err());
         let long = format!(">={}", "1".repeat(MAX_REQUIREMENT_LEN));
         assert_eq!(long.parse::<VersionRequirement>(), Err(RequirementError));
     }
@@ -328,9 +337,12 @@ mod tests {
             let e = text.parse::<Version>().unwrap_err();
             assert!(e.to_string().contains("semantic version"), "{text}: {e}");
         }
-        assert_eq!(
-            "1".repeat(65).parse::<Version>(),
-            Err(VersionError::TooLong(65))
-        );
+        // With its v it would not fit into an object any more.
+        let bare = format!("1.35.1-{}", "a".repeat(57));
+        assert_eq!(bare.len(), MAX_VERSION_LEN);
+        assert_eq!(bare.parse::<Version>(), Err(VersionError::TooLong(65)));
+        let fits = v(&bare[..MAX_VERSION_LEN - 1]).to_string();
+        assert_eq!(fits.len(), MAX_VERSION_LEN);
+        assert_eq!(v(&fits).to_string(), fits);
     }
 }
