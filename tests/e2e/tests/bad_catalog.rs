@@ -189,18 +189,19 @@ async fn by_url(
 
 async fn rejected_texts(cluster: &Cluster) -> Result<()> {
     for (name, text, version, reason) in texts() {
-        // Inline the author knows the text already; the message may help with it.
-        let inline_name = format!("{name}-inline");
-        let inlined = text.replace(PRIVATE, "known");
-        judged(
-            cluster,
-            &inline_name,
-            "texts",
-            version,
-            &inline(inlined),
-            (UpgradePhase::Rejected, reason),
-        )
-        .await?;
+        if text.len() <= monok8s_api::osupgrade::MAX_INLINE_CATALOG {
+            // Inline the author knows the text already; the message may help with it.
+            let inlined = inline(text.replace(PRIVATE, "known"));
+            judged(
+                cluster,
+                &format!("{name}-inline"),
+                "texts",
+                version,
+                &inlined,
+                (UpgradePhase::Rejected, reason),
+            )
+            .await?;
+        }
         let path = format!("/{name}.yaml");
         cluster.image_server().publish(&path, text.into_bytes());
         let url = json!({"url": cluster.image_server().url(&path)});

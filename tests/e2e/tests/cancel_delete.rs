@@ -27,15 +27,12 @@ const NEW: &str = "v1.34.2";
 /// Long enough to act while a node is down, between the switch and the trial boot.
 const DOWNTIME: Duration = Duration::from_secs(6);
 
-/// Serves the case's own image so slowly that it does not end by itself: the garbage collector may
-/// take half a minute to learn of new kinds.
+/// Serves the case's own image so that each answer stands still after a part of it.
 fn slow(cluster: &Cluster, name: &str) -> Result<String> {
     let path = serve(cluster, name)?;
-    let drip = Fault::Drip {
-        bytes: 8 << 10,
-        every: Duration::from_millis(250),
-    };
-    cluster.image_server().fault(&path, drip);
+    cluster
+        .image_server()
+        .fault(&path, Fault::StallAfter(3 << 20));
     Ok(cluster.image_server().url(&path))
 }
 
@@ -76,17 +73,16 @@ async fn wait_told(
     .with_context(|| objects::log_tail(node))
 }
 
-/// Waits until the case's image is on its way.
-async fn wait_bytes(cluster: &Cluster, name: &str) -> Result<()> {
-    let path = format!("/{name}/rootfs.ext4.zst");
-    wait::until("the image to be asked for", objects::LIMIT, || async {
-        Ok(cluster
-            .image_server()
-            .requests()
-            .iter()
-            .any(|r| r.path() == path)
-            .then_some(()))
-    })
+/// Waits until slot B is being written.
+async fn wait_writing(cluster: &Cluster, name: &str) -> Result<()> {
+    wait::until(
+        &format!("slot B of {name} to be Writing"),
+        objects::LIMIT,
+        || async {
+            let slot = objects::slot_of(&cluster.client(), name, "B").await?;
+            Ok((slot.state == SlotState::Writing).then_some(()))
+        },
+    )
     .await
 }
 
@@ -127,7 +123,7 @@ async fn cancel_downloading(cluster: &Cluster) -> Result<()> {
     let name = "cancel-downloading";
     let url = slow(cluster, name)?;
     begin(cluster, name, &url, "Reboot").await?;
-    wait_bytes(cluster, name).await?;
+    wait_writing(cluster, name).await?;
     objects::patch(&cluster.kubectl(), name, &json!({"cancel": true})).await?;
     let (client, node) = (cluster.client(), cluster.node(name)?);
     objects::wait_end(&client, name, node, ProgressPhase::Cancelled, &[]).await?;
@@ -177,7 +173,7 @@ async fn delete_downloading(cluster: &Cluster) -> Result<()> {
     let name = "delete-downloading";
     let url = slow(cluster, name)?;
     begin(cluster, name, &url, "Reboot").await?;
-    wait_bytes(cluster, name).await?;
+    wait_writing(cluster, name).await?;
     cluster
         .kubectl()
         .ok(["delete", "osupgradeprogress", name])
@@ -254,7 +250,7 @@ async fn delete_upgrade_downloading(cluster: &Cluster) -> Result<()> {
     let name = "upgrade-downloading";
     let url = slow(cluster, name)?;
     let progress = upgrade(cluster, name, &url, ProgressPhase::Downloading).await?;
-    wait_bytes(cluster, name).await?;
+    wait_writing(cluster, name).await?;
     cluster.kubectl().ok(["delete", "osupgrade", name]).await?;
     wait_gone(cluster, &progress).await?;
     wait_told(
@@ -321,6 +317,8 @@ async fn an_attempt_is_stopped_before_the_switch_and_finished_after_it() -> Resu
         nodes: nodes.into(),
         version: OLD.into(),
         images: vec![NEW.into()],
+        // Several answers that stand still, so that no attempt ends by itself meanwhile.
+        image_payload: 14 << 20,
         ..ClusterOptions::default()
     })
     .await?;

@@ -29,7 +29,7 @@ fn path(name: &str) -> String {
     format!("/{name}/rootfs.ext4.zst")
 }
 
-async fn begin(cluster: &Cluster, name: &str, every: Duration) -> Result<()> {
+async fn begin(cluster: &Cluster, name: &str, release: &str, every: Duration) -> Result<()> {
     let (server, image) = (cluster.image_server(), cluster.image(NEW)?);
     server.publish(&path(name), Content::file(&image.file)?);
     if !every.is_zero() {
@@ -46,7 +46,7 @@ async fn begin(cluster: &Cluster, name: &str, every: Duration) -> Result<()> {
         name,
         image,
         &server.url(&path(name)),
-        "Reboot",
+        release,
         &json!({}),
     );
     objects::apply(&cluster.kubectl(), &progress).await
@@ -92,7 +92,7 @@ async fn an_api_server_that_is_away_delays_an_upgrade_and_spoils_nothing() -> Re
     let client = cluster.client();
 
     let name = "restarted";
-    begin(&cluster, name, Duration::from_millis(100)).await?;
+    begin(&cluster, name, "Reboot", Duration::from_millis(100)).await?;
     objects::wait_phase(
         &client,
         name,
@@ -116,13 +116,14 @@ async fn an_api_server_that_is_away_delays_an_upgrade_and_spoils_nothing() -> Re
         "an API server's restart interrupted the write"
     );
 
-    begin(&cluster, "away-writing", Duration::from_millis(100)).await?;
-    begin(&cluster, "away-rebooting", Duration::ZERO).await?;
-    objects::wait_phase(
-        &client,
-        "away-rebooting",
-        cluster.node("away-rebooting")?,
-        ProgressPhase::Rebooting,
+    begin(&cluster, "away-rebooting", "Stage", Duration::ZERO).await?;
+    let rebooting = cluster.node("away-rebooting")?;
+    objects::wait_phase(&client, "away-rebooting", rebooting, ProgressPhase::Staged).await?;
+    begin(
+        &cluster,
+        "away-writing",
+        "Reboot",
+        Duration::from_millis(400),
     )
     .await?;
     objects::wait_phase(
@@ -130,6 +131,19 @@ async fn an_api_server_that_is_away_delays_an_upgrade_and_spoils_nothing() -> Re
         "away-writing",
         cluster.node("away-writing")?,
         ProgressPhase::Downloading,
+    )
+    .await?;
+    objects::patch(
+        &cluster.kubectl(),
+        "away-rebooting",
+        &json!({"release": "Reboot"}),
+    )
+    .await?;
+    objects::wait_phase(
+        &client,
+        "away-rebooting",
+        rebooting,
+        ProgressPhase::Rebooting,
     )
     .await?;
     cluster.control_plane_mut().stop_api_server().await;
