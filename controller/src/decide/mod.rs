@@ -2,9 +2,11 @@
 //!
 //! [`plan::plan`] is the whole decision. It asks [`standing`] what can be said of an upgrade before
 //! its nodes are looked at, [`place`] where one node stands under the upgrade that governs it,
-//! [`release`] who goes next, and [`status`] what to tell.
+//! [`judge`] what is made and released for those nodes, [`release`] who goes next, [`status`] what
+//! to tell, and [`tidy`] what is to go.
 
 pub mod election;
+pub mod judge;
 pub mod notice;
 pub mod place;
 pub mod plan;
@@ -12,6 +14,8 @@ pub mod release;
 pub mod revision;
 pub mod standing;
 pub mod status;
+pub mod tally;
+pub mod tidy;
 
 use std::time::Duration;
 

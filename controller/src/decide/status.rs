@@ -6,20 +6,12 @@ use monok8s_api::{
     OSUpgradeStatus,
     condition::{self, Truth},
     govern::Verdict,
-    osupgrade::{CatalogStatus, NodeCounts, NodeFailure, PinnedImage},
-    reason::{
-        AcceptedReason, CompletedReason, DegradedReason, ProgressPhase, ProgressingReason,
-        UpgradePhase,
-    },
+    osupgrade::{CatalogStatus, PinnedImage},
+    reason::{AcceptedReason, CompletedReason, DegradedReason, ProgressingReason, UpgradePhase},
 };
 
-use super::{
-    place::{NodeCase, Place},
-    standing::Case,
-};
+use super::{standing::Case, tally::Tally};
 
-/// How many nodes `status.failures` lists.
-const LISTED: usize = 10;
 /// How many nodes a message names before it only counts.
 const NAMED: usize = 3;
 /// Longest message put into a status, in characters. A condition's may have 32768 bytes.
@@ -60,140 +52,6 @@ pub struct Rollout {
     pub catalog_trouble: Option<String>,
     /// Nodes whose progress stands still.
     pub stalled: Vec<String>,
-}
-
-/// How many nodes stand where, and who they are where that is told.
-#[derive(Clone, Debug, Default)]
-pub struct Tally {
-    /// The counts.
-    pub counts: NodeCounts,
-    /// Of the failed ones, how many were cancelled: they do not count against `maxFailures`.
-    pub cancelled: i32,
-    /// Nodes that had completed and run another version now.
-    pub drifted: Vec<String>,
-    /// Nodes under way, with their phase.
-    under_way: Vec<(String, String)>,
-    /// Nodes that a node's turn waits for: it is occupied by somebody else's progress.
-    occupied: Vec<(String, String)>,
-    /// Nodes that are not Ready and not under way.
-    not_ready: Vec<String>,
-    /// Nodes whose next progress cannot be made, because its name is taken.
-    name_taken: Vec<String>,
-    /// Failed and fallen back first, then refusing; by name.
-    failures: Vec<NodeFailure>,
-    /// Of those under way, nodes that really move: not held between two hops.
-    moving: usize,
-}
-
-impl Tally {
-    /// Counts the nodes that an upgrade governs.
-    pub fn of(team: &[NodeCase<'_>]) -> Self {
-        let mut tally = Self::default();
-        let mut refusing = Vec::new();
-        for node in team {
-            tally.count(node, &mut refusing);
-        }
-        tally.failures.extend(refusing);
-        tally.failures.truncate(LISTED);
-        tally
-    }
-
-    fn count(&mut self, case: &NodeCase<'_>, refusing: &mut Vec<NodeFailure>) {
-        let name = || case.node.name.clone();
-        let counts = &mut self.counts;
-        counts.selected += 1;
-        if !case.node.ready && !matches!(case.place, Place::Active(_)) {
-            self.not_ready.push(name());
-        }
-        match &case.place {
-            Place::Done => counts.completed += 1,
-            Place::Drifted => {
-                counts.completed += 1;
-                self.drifted.push(name());
-            }
-            Place::Refused(refusal) => {
-                counts.refused += 1;
-                if refusing.len() < LISTED {
-                    refusing.push(NodeFailure {
-                        node_name: name(),
-                        progress: None,
-                        reason: refusal.reason(),
-                        message: cut(&refusal.to_string()),
-                    });
-                }
-            }
-            Place::Ended(progress) => {
-                match progress.phase() {
-                    ProgressPhase::RolledBack => counts.rolled_back += 1,
-                    ProgressPhase::Cancelled => {
-                        counts.failed += 1;
-                        self.cancelled += 1;
-                    }
-                    _ => counts.failed += 1,
-                }
-                if self.failures.len() < LISTED {
-                    let status = progress.status();
-                    let reason = status
-                        .map(|s| s.failure_reason.as_str())
-                        .unwrap_or_default();
-                    self.failures.push(NodeFailure {
-                        node_name: name(),
-                        progress: Some(progress.name().to_owned()),
-                        reason: if reason.is_empty() {
-                            progress.phase().to_string()
-                        } else {
-                            reason.to_owned()
-                        },
-                        message: cut(status.map_or("", |s| &s.message)),
-                    });
-                }
-            }
-            Place::Active(progress) => {
-                counts.active += 1;
-                self.moving += 1;
-                let phase = if progress.has_begun() {
-                    progress.phase().to_string()
-                } else {
-                    "released".to_owned()
-                };
-                self.under_way.push((name(), phase));
-            }
-            Place::Between => {
-                counts.active += 1;
-                self.moving += 1;
-                self.under_way.push((name(), "between hops".to_owned()));
-            }
-            Place::Held(_)
-            | Place::Obsolete(_)
-            | Place::Make { .. }
-            | Place::NameTaken(_)
-            | Place::Unjudged => {
-                if case.midway {
-                    counts.active += 1;
-                    self.under_way.push((name(), "between hops".to_owned()));
-                } else {
-                    counts.pending += 1;
-                }
-                if let Some(occupant) = case.occupant {
-                    self.occupied.push((name(), occupant.name().to_owned()));
-                } else if matches!(case.place, Place::NameTaken(_)) {
-                    self.name_taken.push(name());
-                }
-            }
-        }
-    }
-
-    /// Nodes that are still to be released, midway ones included.
-    fn remaining(&self) -> usize {
-        let pending = self.counts.pending + self.counts.active;
-        usize::try_from(pending)
-            .unwrap_or(0)
-            .saturating_sub(self.moving)
-    }
-
-    fn failed(&self) -> i32 {
-        self.counts.failed + self.counts.rolled_back
-    }
 }
 
 /// The status that an upgrade is to have.
@@ -546,7 +404,8 @@ fn listed(names: &[String]) -> String {
     }
 }
 
-fn cut(text: &str) -> String {
+/// A message at the length that a status may have.
+pub(super) fn cut(text: &str) -> String {
     match text.char_indices().nth(MAX_MESSAGE) {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text.to_owned(),
