@@ -41,7 +41,7 @@ control-plane: build ## leave a real control plane running and print its kubecon
 .PHONY: test
 test: setup-test build ## run every test
 	@$(SANDBOX) assets
-	cargo test --workspace --locked
+	cargo test --workspace --locked --no-fail-fast
 
 .PHONY: lint
 lint: ## formatting, clippy without warnings, and cargo-deny where it is installed
