@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use monok8s_api::GoDuration;
 use monok8s_boot::{SlotAddress, reboot::RebootMethod};
 use monok8s_telemetry::logs;
@@ -31,8 +31,8 @@ pub struct Args {
     #[arg(long, default_value = "PARTLABEL=monok8s-b")]
     pub slot_b: SlotAddress,
 
-    /// The boot loader.
-    #[arg(long, value_enum, default_value_t)]
+    /// The boot loader: auto, grub, or `hook:/ABSOLUTE/PATH` of the integrator's own program.
+    #[arg(long, default_value = "auto")]
     pub boot_loader: BootLoader,
 
     /// GRUB's environment block, as this process reaches it.
@@ -93,23 +93,32 @@ pub struct Args {
 }
 
 /// Which boot loader there is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BootLoader {
     /// The one that is recognised.
-    #[default]
     Auto,
     /// GRUB with the shipped grub.cfg.
     Grub,
-    /// The integrator's own script.
-    Hook,
+    /// The integrator's own program.
+    Hook(PathBuf),
 }
 
-/// `FromStr` of the types above is what clap goes by; this keeps it so.
-const _: fn() = || {
-    fn parses<T: FromStr>() {}
-    parses::<SlotAddress>();
-    parses::<RebootMethod>();
-};
+impl FromStr for BootLoader {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "grub" => Ok(Self::Grub),
+            _ => match text.strip_prefix("hook:").map(PathBuf::from) {
+                Some(path) if path.is_absolute() => Ok(Self::Hook(path)),
+                _ => Err(format!(
+                    "{text:?} is no boot loader: write auto, grub or hook:/ABSOLUTE/PATH"
+                )),
+            },
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -140,6 +149,8 @@ mod tests {
             "--listen=127.0.0.1:0",
             "--report-interval=1s",
         ]);
+        assert_eq!(args.boot_loader, BootLoader::Auto);
+        assert!("hook:relative".parse::<BootLoader>().is_err());
         assert_eq!(args.state_dir, None);
         assert_eq!(args.report_interval, GoDuration::from_secs(1));
     }

@@ -10,7 +10,7 @@ use monok8s_api::reason::FailureReason;
 use monok8s_boot::{
     Host, Reboot, Roots,
     host::{RealMachine, VirtualNode},
-    loader::grub::Grub,
+    loader::{grub::Grub, hook::Hook},
     reboot,
 };
 use monok8s_fetch::{Client as FetchClient, Policy};
@@ -232,7 +232,7 @@ fn machine(args: &Args) -> (Hardware, Arc<dyn Reboot>) {
     let roots = Roots::under(&args.host_root);
     let rebooter = reboot::for_machine(&args.reboot, &roots);
     let host = RealMachine::new(roots, args.slot_a.clone(), args.slot_b.clone());
-    let loader = match args.boot_loader {
+    let loader = match &args.boot_loader {
         BootLoader::Grub => Ok(Arc::new(Grub::new(&args.grubenv)) as _),
         BootLoader::Auto if args.grubenv.exists() => Ok(Arc::new(Grub::new(&args.grubenv)) as _),
         BootLoader::Auto => Err(Trouble::new(
@@ -242,10 +242,7 @@ fn machine(args: &Args) -> (Hardware, Arc<dyn Reboot>) {
                 args.grubenv.display()
             ),
         )),
-        BootLoader::Hook => Err(Trouble::new(
-            FailureReason::BootLoaderUnknown,
-            "this release of the node agent has no hook for other boot loaders; use --boot-loader=grub",
-        )),
+        BootLoader::Hook(program) => Ok(Arc::new(Hook::new(program)) as _),
     };
     let hardware = Hardware {
         host: Arc::new(host),

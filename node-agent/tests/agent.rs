@@ -28,7 +28,7 @@ const OLD: &str = "v1.34.1";
 const NEW: &str = "v1.34.2";
 
 /// How long anything may take; the machine may be busy.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// A cluster without controllers and what the cases do with it.
 struct Scene {
@@ -193,6 +193,11 @@ fn drip() -> Fault {
     }
 }
 
+/// Some bytes, then nothing for as long as it is tried.
+fn stall() -> Fault {
+    Fault::StallAfter(2 << 20)
+}
+
 type Case<'a> = (&'static str, LocalBoxFuture<'a, ()>);
 
 async fn all(cases: Vec<Case<'_>>) {
@@ -224,9 +229,12 @@ async fn refused(scene: &Scene, name: &'static str, reason: &str, spec: Value) {
 /// written; the next start carries the attempt on.
 async fn sigterm(scene: &Scene) {
     let name = "sigterm";
-    let url = scene.serve(name, Some(drip()));
+    let url = scene.serve(name, Some(stall()));
     scene
-        .progress(name, json!({"image": scene.image(&url)}))
+        .progress(
+            name,
+            json!({"image": scene.image(&url), "download": {"retryFor": "10m"}}),
+        )
         .await;
     scene
         .until(name, "bytes", |_| {
@@ -238,14 +246,14 @@ async fn sigterm(scene: &Scene) {
         .await;
     let node = scene.node(name);
     let pid = node.agent_pid().unwrap();
-    let before = Instant::now();
     node.stop_agent().await;
-    assert!(
-        before.elapsed() < Duration::from_secs(10),
-        "it took {:?}",
-        before.elapsed()
-    );
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    let log = node.agent_log();
+    let last = log.lines().last().unwrap_or_default();
+    assert!(
+        last.ends_with("ended"),
+        "it was killed before it came to its end: {log}"
+    );
     let record = scene.record(name).unwrap();
     assert_eq!(record.under_way().unwrap().step(), Step::Writing);
     scene
@@ -384,11 +392,12 @@ async fn config_map(scene: &Scene) {
 /// A nonce that comes while the attempt runs is noted, has no effect, and the failure says so; the next one counts.
 async fn nonce(scene: &Scene) {
     let name = "nonce";
-    let url = scene.serve(name, Some(drip()));
+    let url = scene.serve(name, Some(stall()));
     scene
         .progress(
             name,
-            json!({"image": scene.image(&url), "retryNonce": "at-creation"}),
+            json!({"image": scene.image(&url), "retryNonce": "at-creation",
+                   "download": {"retryFor": "10m"}}),
         )
         .await;
     scene
@@ -468,6 +477,7 @@ async fn quiet(scene: &Scene) {
         .await;
     let mut seen: Vec<OSUpgradeProgressStatus> = Vec::new();
     let mut events = Box::pin(watcher);
+    let begun = Instant::now();
     let end = Instant::now() + LIMIT;
     while seen.last().is_none_or(|s| s.phase != ProgressPhase::Staged) {
         assert!(Instant::now() < end, "{}", scene.node(name).agent_log());
@@ -482,8 +492,9 @@ async fn quiet(scene: &Scene) {
     let phases: BTreeSet<_> = seen.iter().map(|s| s.phase.to_string()).collect();
     // One write per phase, and further ones only after 10 s and 5 points each.
     let spent = seen.len() - phases.len();
+    let allowed = usize::try_from(begun.elapsed().as_secs() / 10).unwrap() + 1;
     assert!(
-        spent <= 4,
+        spent <= allowed,
         "{} writes in {} phases: {seen:#?}",
         seen.len(),
         phases.len()
