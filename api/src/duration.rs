@@ -123,7 +123,17 @@ impl JsonSchema for GoDuration {
         true
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "maxLength": 64, "pattern": PATTERN})
+        // The bound keeps out of the API server what this type would refuse to read: one object that cannot be read
+        // would hold up the watch of all.
+        json_schema!({
+            "type": "string",
+            "maxLength": 64,
+            "pattern": PATTERN,
+            "x-kubernetes-validations": [{
+                "rule": "duration(self) <= duration('8784h')",
+                "message": "must be at most 8784h"
+            }]
+        })
     }
 }
 

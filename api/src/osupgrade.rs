@@ -175,7 +175,7 @@ pub struct CatalogSource {
 #[serde(rename_all = "camelCase")]
 pub struct Rollout {
     /// How many nodes may be between their release and their end at the same time, nodes that are
-    /// not Ready for any other reason counted in. A number of at least 1, or "1%" to "100%" of the
+    /// not Ready for any other reason counted in. A number from 1 to 100000, or "1%" to "100%" of the
     /// selected nodes (rounded down, at least 1). Default 1.
     #[serde(default = "Rollout::default_max_unavailable")]
     #[schemars(schema_with = "max_unavailable_schema")]
@@ -510,8 +510,8 @@ fn max_unavailable_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "x-kubernetes-int-or-string": true,
         "x-kubernetes-validations": [{
-            "rule": "type(self) == int ? self >= 1 : self.matches('^([1-9]|[1-9][0-9]|100)%$')",
-            "message": "must be a number of at least 1, or \"1%\" to \"100%\""
+            "rule": "type(self) == int ? self >= 1 && self <= 100000 : self.matches('^([1-9]|[1-9][0-9]|100)%$')",
+            "message": "must be a number from 1 to 100000, or \"1%\" to \"100%\""
         }]
     })
 }

@@ -86,15 +86,23 @@ async fn an_upgrade_is_taken_or_refused_as_the_contract_says() -> Result<()> {
             "^https?://",
         ),
         (with("operation: Sidegrade"), "Unsupported value"),
-        (with("rollout: {maxUnavailable: 0}"), "at least 1"),
-        (with("rollout: {maxUnavailable: '0%'}"), "at least 1"),
-        (with("rollout: {maxUnavailable: '101%'}"), "at least 1"),
-        (with("rollout: {maxUnavailable: '3'}"), "at least 1"),
+        (with("rollout: {maxUnavailable: 0}"), "from 1 to 100000"),
+        (
+            with("rollout: {maxUnavailable: 3000000000}"),
+            "from 1 to 100000",
+        ),
+        (with("rollout: {maxUnavailable: '0%'}"), "from 1 to 100000"),
+        (
+            with("rollout: {maxUnavailable: '101%'}"),
+            "from 1 to 100000",
+        ),
+        (with("rollout: {maxUnavailable: '3'}"), "from 1 to 100000"),
         (
             with("rollout: {maxFailures: -1}"),
             "greater than or equal to 0",
         ),
         (with("download: {retryFor: 10d}"), "should match"),
+        (with("download: {retryFor: 9999h}"), "at most 8784h"),
         (
             with("nodeSelector: {matchExpressions: [{key: a, operator: Near}]}"),
             "operator must be",
