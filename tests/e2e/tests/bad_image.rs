@@ -101,8 +101,9 @@ async fn ends(
     };
     ensure!(
         other.state == expected,
-        "{name}: slot B is {} instead of {expected}",
-        other.state
+        "{name}: slot B is {} instead of {expected}: {}",
+        other.state,
+        status.message
     );
     objects::boots(node, OLD).await
 }
@@ -136,7 +137,7 @@ fn offers(cluster: &Cluster) -> Result<Vec<Bad>> {
                 ..Offer::of(image)?
             },
             &["SizeMismatch"],
-            false,
+            true,
         ),
         ("larger-than-slot", of(LARGER)?, &["ImageTooLarge"], false),
         (
