@@ -107,6 +107,8 @@ pub trait Effects {
     async fn open(&mut self, job: &Job) -> Opened;
     /// Writes, reads back, compares, looks inside.
     async fn write(&mut self, job: &Job) -> Written;
+    /// Gives back what [`Self::open`] has claimed when there will be no [`Self::write`].
+    async fn abandon(&mut self);
 
     /// Asks for the reboot; [`Self::reboot_watch`] tells what came of it.
     async fn reboot(&mut self);

@@ -256,18 +256,17 @@ impl<E: Effects> Executor<E> {
                 return Ok(Flow::Again);
             }
         }
-        // Announced before it is done: from here on the slot may hold anything.
-        let checksum = plan.image.checksum.clone().unwrap_or_default();
-        if let Ok(record) = &mut self.record {
-            record.set_slot(plan.to, SlotState::Writing, &plan.image.version, &checksum);
-        }
-        self.change(uid, |a| a.writing = true)?;
-        let marked = self
-            .settle(&plan, machine)
-            .and_then(|()| self.effects.mark_unbootable(plan.to));
-        if let Err(trouble) = marked {
-            self.fail(uid, trouble, Some(plan.to), view)?;
-            return Ok(Flow::Again);
+        match self.give_up_slot(uid, &plan, machine) {
+            Ok(Ok(())) => {}
+            Ok(Err(trouble)) => {
+                self.effects.abandon().await;
+                self.fail(uid, trouble, Some(plan.to), view)?;
+                return Ok(Flow::Again);
+            }
+            Err(unsaved) => {
+                self.effects.abandon().await;
+                return Err(unsaved);
+            }
         }
         match self.effects.write(&job).await {
             Written::Proven(proof) => {
@@ -284,6 +283,25 @@ impl<E: Effects> Executor<E> {
             }
             Written::Stopped => Ok(Flow::Stopped),
         }
+    }
+
+    /// Says in the record and in the boot loader that the slot may hold anything from here on: announced before it is
+    /// done.
+    fn give_up_slot(
+        &mut self,
+        uid: &str,
+        plan: &Plan,
+        machine: &Machine,
+    ) -> Result<Result<(), Trouble>, Unsaved> {
+        let checksum = plan.image.checksum.clone().unwrap_or_default();
+        if let Ok(record) = &mut self.record {
+            record.set_slot(plan.to, SlotState::Writing, &plan.image.version, &checksum);
+        }
+        self.change(uid, |a| a.writing = true)?;
+        let marked = self
+            .settle(plan, machine)
+            .and_then(|()| self.effects.mark_unbootable(plan.to));
+        Ok(marked)
     }
 
     async fn read_fresh(&mut self, uid: &str) -> Flow {

@@ -122,8 +122,19 @@ impl Installer {
         self.live.send_replace(Live::default());
     }
 
+    /// See [`crate::effects::Effects::abandon`].
+    pub async fn abandon(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.cancel.cancel();
+            // Without its permit it ends before the first write, and the slot's claim goes with its device.
+            drop(running.permit);
+            let _ = running.outcome.await;
+        }
+    }
+
     /// See [`crate::effects::Effects::open`].
     pub async fn open(&mut self, job: &Job) -> Opened {
+        self.abandon().await;
         self.forget_progress();
         let image = match job.image.checked() {
             Ok(image) => image,

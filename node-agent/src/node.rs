@@ -179,6 +179,10 @@ impl Effects for Node {
         self.installer.write(job).await
     }
 
+    async fn abandon(&mut self) {
+        self.installer.abandon().await;
+    }
+
     async fn reboot(&mut self) {
         self.metrics.reboot();
         info!("rebooting");

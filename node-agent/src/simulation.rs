@@ -101,6 +101,8 @@ struct Killed;
 struct Sim {
     world: Rc<RefCell<World>>,
     reboot: RebootWatch,
+    /// This process has the slot open.
+    claimed: bool,
 }
 
 impl World {
@@ -347,10 +349,21 @@ impl Effects for Sim {
         if self.w().stop_writes {
             return Opened::Stopped;
         }
+        if self.claimed {
+            self.w()
+                .violations
+                .push("the slot is still claimed".to_owned());
+        }
+        self.claimed = true;
         Opened::Ready
     }
 
+    async fn abandon(&mut self) {
+        self.claimed = false;
+    }
+
     async fn write(&mut self, job: &Job) -> Written {
+        self.claimed = false;
         self.effect(|w| {
             if w.running == job.to || w.loader.ok[&job.to] {
                 w.violations
@@ -495,6 +508,15 @@ enum Event {
     StopWrites(bool),
 }
 
+/// Starts the agent.
+fn start(world: &Rc<RefCell<World>>) -> Executor<Sim> {
+    Executor::new(Sim {
+        world: Rc::clone(world),
+        reboot: RebootWatch::NotAsked,
+        claimed: false,
+    })
+}
+
 /// Runs a future that never waits.
 fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
@@ -512,12 +534,8 @@ fn block_on<F: Future>(future: F) -> F::Output {
 fn run(world: &Rc<RefCell<World>>, fuse: Option<u32>) -> bool {
     for _ in 0..30 {
         world.borrow_mut().fuse = fuse;
-        let sim = Sim {
-            world: Rc::clone(world),
-            reboot: RebootWatch::NotAsked,
-        };
         let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let mut executor = Executor::new(sim);
+            let mut executor = start(world);
             for _ in 0..60 {
                 match block_on(executor.step()) {
                     Flow::Again => {}
@@ -657,6 +675,12 @@ fn phase_of(w: &Ref<'_, World>, uid: &str) -> (ProgressPhase, String) {
     (status.phase, status.failure_reason)
 }
 
+fn nonce(world: &Rc<RefCell<World>>, nonce: &str) {
+    for p in world.borrow_mut().objects.values_mut() {
+        p.spec.retry_nonce = nonce.to_owned();
+    }
+}
+
 fn event() -> impl Strategy<Value = Event> {
     fn fault(fault: Fault) -> impl Strategy<Value = Event> {
         any::<bool>().prop_map(move |on| Event::Fault(fault, on))
@@ -773,10 +797,7 @@ fn a_refused_reboot_is_not_held_against_the_next_attempt() {
     let world = Rc::new(RefCell::new(World::new()));
     world.borrow_mut().add("p1", false, Release::Reboot);
     world.borrow_mut().faults.insert(Fault::RebootRefused);
-    let mut executor = Executor::new(Sim {
-        world: Rc::clone(&world),
-        reboot: RebootWatch::NotAsked,
-    });
+    let mut executor = start(&world);
     while block_on(executor.step()) == Flow::Again {}
     assert_eq!(phase_of(&world.borrow(), "p1").1, "RebootFailed");
     assert_eq!(
@@ -785,17 +806,36 @@ fn a_refused_reboot_is_not_held_against_the_next_attempt() {
         "the switch is taken back"
     );
     world.borrow_mut().faults.clear();
-    world
-        .borrow_mut()
-        .objects
-        .get_mut("p1")
-        .unwrap()
-        .spec
-        .retry_nonce = "again".to_owned();
+    nonce(&world, "again");
     while world.borrow().power {
         assert_eq!(block_on(executor.step()), Flow::Again);
     }
     assert_eq!(world.borrow().switches.len(), 2);
+}
+
+/// What was opened for an attempt that ended before its first byte does not stay claimed.
+#[test]
+fn a_slot_that_could_not_be_marked_or_recorded_is_free_for_the_retry() {
+    for fault in [Fault::LoaderFails, Fault::DiskFull] {
+        let world = Rc::new(RefCell::new(World::new()));
+        world.borrow_mut().add("p1", false, Release::Reboot);
+        let mut executor = start(&world);
+        while !world.borrow().under_way().is_some_and(|a| a.accepted) {
+            assert_eq!(block_on(executor.step()), Flow::Again);
+        }
+        world.borrow_mut().faults.insert(fault);
+        while block_on(executor.step()) == Flow::Again {}
+        assert_eq!(phase_of(&world.borrow(), "p1").0, ProgressPhase::Failed);
+        assert_eq!(world.borrow().slots[&SlotName::B].version, "v1.34.9");
+        assert!(!executor.effects().claimed, "{fault:?}");
+        world.borrow_mut().faults.clear();
+        while block_on(executor.step()) == Flow::Again {}
+        nonce(&world, "again");
+        while world.borrow().power {
+            assert_eq!(block_on(executor.step()), Flow::Again, "{fault:?}");
+        }
+        check(&world.borrow(), &[]);
+    }
 }
 
 #[test]
