@@ -1,5 +1,7 @@
 //! One upgrade and the nodes that it governs: what is made and released for them, and what is said.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 use monok8s_api::{
@@ -34,6 +36,9 @@ pub(super) struct Judge<'a, 'p> {
     pub(super) now: Moment,
     pub(super) case: &'p Case<'a>,
     pub(super) team: &'p [NodeCase<'a>],
+    /// Progresses of this upgrade on nodes that are not, or no longer, its own: their node was
+    /// deleted or relabelled, the selector changed, another upgrade took over.
+    pub(super) strays: &'p [&'a Progress],
 }
 
 impl<'a> Judge<'a, '_> {
@@ -83,13 +88,23 @@ impl<'a> Judge<'a, '_> {
         self.amend_downloads(plan);
     }
 
+    /// Strays that still take a place, or whose failure still counts.
+    fn strays_that_count(&self) -> Vec<&'a Progress> {
+        let current = |p: &&Progress| p.belongs_to(self.case.upgrade.uid(), self.case.revision);
+        self.strays
+            .iter()
+            .copied()
+            .filter(|p| p.has_place() || (p.phase().can_retry() && current(p)))
+            .collect()
+    }
+
     fn write_status(&self, (judgement, pinned): (Judgement, Vec<PinnedImage>), plan: &mut Plan) {
         let status = status::next(
             self.case,
             Said {
                 judgement,
                 pinned,
-                tally: Tally::of(self.team),
+                tally: Tally::of(self.team, &self.strays_that_count()),
             },
             self.now.wall,
         );
@@ -106,7 +121,7 @@ impl<'a> Judge<'a, '_> {
     /// Adds what is to be made and released for an accepted upgrade, and says how it goes.
     fn roll_out(&self, plan: &mut Plan) -> (Rollout, Vec<PinnedImage>) {
         let spec = &self.case.upgrade.object.spec;
-        let tally = Tally::of(self.team);
+        let tally = Tally::of(self.team, &self.strays_that_count());
         let max = spec.rollout.max_unavailable_of(self.team.len());
         let failures = tally.counts.rolled_back + tally.counts.failed - tally.cancelled;
         let image_changed = self.changed_images();
@@ -116,7 +131,8 @@ impl<'a> Judge<'a, '_> {
             halted: halted || image_changed.is_some(),
         };
         let pinned = self.pins();
-        let releases = release::choose(self.team, max, brakes);
+        let places = self.strays.iter().filter(|p| p.has_place()).count();
+        let releases = release::choose(self.team, places, max, brakes);
         let makes = self
             .team
             .iter()
@@ -246,23 +262,37 @@ impl<'a> Judge<'a, '_> {
         pins
     }
 
-    /// What the catalog now says otherwise about images that were handed out.
+    /// What the catalog now says otherwise about images that were handed out. Compared is what a
+    /// node would be given, whatever entry of the catalog that comes from.
     fn changed_images(&self) -> Option<String> {
         let catalog = self.case.catalog()?;
-        let changed: Vec<String> = self
-            .case
-            .recorded_pins()
+        let pins = self.case.recorded_pins();
+        let platforms: BTreeSet<&str> = self
+            .team
             .iter()
-            .filter(|pin| !pin.checksum.is_empty())
-            .filter_map(|pin| {
-                let version = pin.version.parse().ok()?;
-                let image = catalog
-                    .images_of(&version)
-                    .iter()
-                    .find(|i| i.platform.as_deref().unwrap_or_default() == pin.platform)?;
-                (!image.checksum.eq_ignore_ascii_case(&pin.checksum)).then(|| pin.version.clone())
-            })
+            .filter_map(|n| Some(n.node.facts.as_ref().ok()?.platform.as_str()))
             .collect();
+        let mut changed = BTreeSet::new();
+        for pin in pins.iter().filter(|pin| !pin.checksum.is_empty()) {
+            let Ok(version) = pin.version.parse() else {
+                continue;
+            };
+            let choices = platforms
+                .iter()
+                // A pin for all platforms gives way to one for the node's own.
+                .filter(|platform| {
+                    let own =
+                        |p: &PinnedImage| p.version == pin.version && p.platform == **platform;
+                    pin.platform == **platform || (pin.platform.is_empty() && !pins.iter().any(own))
+                })
+                .filter_map(|platform| catalog.image_for(&version, platform));
+            for choice in choices {
+                if !choice.checksum.eq_ignore_ascii_case(&pin.checksum) {
+                    changed.insert(pin.version.as_str());
+                }
+            }
+        }
+        let changed: Vec<&str> = changed.into_iter().collect();
         (!changed.is_empty()).then(|| changed.join(", "))
     }
 
@@ -345,13 +375,15 @@ impl<'a> Judge<'a, '_> {
     /// Names of nodes whose released progress has stood still for too long.
     fn stalled(&self, plan: &mut Plan) -> Vec<String> {
         let mut stalled = Vec::new();
-        for node in self.team {
-            let Place::Active(progress) = node.place else {
-                continue;
-            };
+        let active = self.team.iter().filter_map(|node| match node.place {
+            Place::Active(progress) => Some(progress),
+            _ => None,
+        });
+        let strays = self.strays.iter().copied().filter(|p| p.has_place());
+        for progress in active.chain(strays) {
             let due = progress.moved_at + self.settings.stall_after;
             if due <= self.now.clock {
-                stalled.push(node.node.name.clone());
+                stalled.push(progress.node_name().to_owned());
             } else {
                 plan.look_again_at = Some(plan.look_again_at.map_or(due, |at| at.min(due)));
             }

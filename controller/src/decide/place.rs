@@ -84,6 +84,7 @@ pub fn place<'a>(case: &Case<'a>, node: &'a Node, index: &'a Index) -> NodeCase<
     let (own, others): (Vec<_>, Vec<_>) = index.progresses_of(&node.name).partition(|p| {
         p.belongs_to(case.upgrade.uid(), case.revision)
             && p.object.spec.node_uid.as_deref() == Some(node.uid.as_str())
+            && case.handed_out(p)
     });
     let completed = |p: &&Progress| *p.phase() == ProgressPhase::Completed;
     let look = Look {
@@ -177,6 +178,17 @@ impl<'a> Look<'a, '_> {
     }
 
     fn next(&self) -> Place<'a> {
+        // A path may only begin where the last hop has led to.
+        let last = self
+            .own
+            .iter()
+            .max_by_key(|p| p.object.creation_timestamp());
+        if let (Some(last), Ok(facts)) = (last, &self.node.facts)
+            && last.hop.as_ref() != Some(&facts.version)
+            && !self.has_reported_since(last)
+        {
+            return Place::Between;
+        }
         let steps = match self.case.way(self.node) {
             None => return Place::Unjudged,
             Some(Err(refusal)) => return Place::Refused(refusal),
@@ -193,11 +205,8 @@ impl<'a> Look<'a, '_> {
         );
         if let Some(own) = self.own.iter().find(|p| p.name() == name) {
             // That hop is done, yet the node shows what was before it.
-            return if self.has_reported_since(own) {
-                Place::Drifted
-            } else {
-                Place::Between
-            };
+            debug_assert!(own.is_over());
+            return Place::Drifted;
         }
         match self.index.progress(&name) {
             Some(foreign) => Place::NameTaken(foreign),

@@ -18,7 +18,7 @@ use super::{
     standing::{Case, Standing},
     tidy::tidy,
 };
-use crate::index::{Index, Node, Progress, Upgrade};
+use crate::index::{Index, Node, Origin, Progress, Upgrade};
 
 /// What is to be written, in the order in which it is to be written.
 #[derive(Clone, Debug, Default)]
@@ -192,6 +192,7 @@ pub fn plan(index: &Index, settings: &Settings, now: Moment) -> Plan {
         }
     }
 
+    let strays = strays(index, &cases, &stands);
     tidy(&mut plan, index, &cases, &stands);
     for (at, case) in cases.iter().enumerate() {
         let team = teams.get(at).map_or(&[][..], Vec::as_slice);
@@ -206,10 +207,36 @@ pub fn plan(index: &Index, settings: &Settings, now: Moment) -> Plan {
             now,
             case,
             team,
+            strays: strays.get(at).map_or(&[][..], Vec::as_slice),
         };
         judge.judge(reached.len(), &rivals, &mut plan);
     }
     plan
+}
+
+/// For each upgrade its progresses on nodes that it does not govern.
+fn strays<'a>(
+    index: &'a Index,
+    cases: &[Case<'_>],
+    stands: &HashMap<&str, usize>,
+) -> Vec<Vec<&'a Progress>> {
+    let mut strays: Vec<Vec<&Progress>> = cases.iter().map(|_| Vec::new()).collect();
+    let by_uid: HashMap<&str, usize> = (0..)
+        .zip(cases)
+        .map(|(i, c)| (c.upgrade.uid(), i))
+        .collect();
+    for progress in index.progresses() {
+        let Origin::Controller { upgrade, .. } = &progress.origin else {
+            continue;
+        };
+        let at = by_uid.get(upgrade.as_str()).copied();
+        if at != stands.get(progress.node_name()).copied()
+            && let Some(strays) = at.and_then(|at| strays.get_mut(at))
+        {
+            strays.push(progress);
+        }
+    }
+    strays
 }
 
 /// Who governs these nodes.

@@ -28,16 +28,19 @@ pub struct Brakes {
 ///
 /// A node that is not Ready is not sent into a reboot: its agent may not run, and nobody could
 /// tell its trial from its trouble. It counts as unavailable all the same.
+///
+/// `strays` is how many progresses of the same upgrade have a place on nodes outside `nodes`.
 pub fn choose<'a>(
     nodes: &[NodeCase<'a>],
+    strays: usize,
     max: usize,
     brakes: Brakes,
 ) -> Vec<(&'a Progress, Release)> {
     if brakes.halted {
         return Vec::new();
     }
-    let mut down = nodes.iter().filter(|n| n.is_down()).count();
-    let mut places = nodes.iter().filter(|n| n.holds_place()).count();
+    let mut down = strays + nodes.iter().filter(|n| n.is_down()).count();
+    let mut places = strays + nodes.iter().filter(|n| n.holds_place()).count();
     let mut chosen = Vec::new();
     // Nodes midway have their place already; they only must not all be down at once.
     for wanted in [true, false] {

@@ -6,6 +6,7 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 use monok8s_api::{
     Version,
     catalog::Catalog,
+    condition,
     govern::NodeRefusal,
     osupgrade::{Operation, PREVIOUS, PinnedImage},
     osupgradeprogress::ImageRef,
@@ -13,8 +14,8 @@ use monok8s_api::{
     resolve::{self, NodeFacts},
 };
 
-use super::revision;
-use crate::index::{GoodCatalog, Node, ReadError, Upgrade};
+use super::{judge::MAX_PINNED, revision};
+use crate::index::{GoodCatalog, Node, Progress, ReadError, Upgrade};
 
 /// Where an upgrade leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,9 +136,17 @@ impl<'a> Case<'a> {
         }
         self.standing = match (&catalog.good, &catalog.error) {
             (None, None) => Standing::Undecided,
-            // Before anything was accepted there is nothing to hold on to: the last word counts.
-            (_, Some(error)) => judge_unreadable(error),
-            (Some(good), None) => match resolve::target(&good.catalog, requested) {
+            // A reading that failed changes nothing: neither what was read before, nor a verdict
+            // that an earlier controller gave on what it had read.
+            (None, Some(error)) if !error.reason.on_own_account() && self.was_rejected() => {
+                Standing::Undecided
+            }
+            (_, Some(error)) if error.reason.on_own_account() => Standing::Rejected {
+                reason: error.reason.clone(),
+                message: error.message.clone(),
+            },
+            (None, Some(error)) => Standing::Unavailable(error.clone()),
+            (Some(good), _) => match resolve::target(&good.catalog, requested) {
                 Ok(target) => {
                     self.resolved = Some(target.to_string());
                     Standing::Open(Target::Version(target))
@@ -173,6 +182,16 @@ impl<'a> Case<'a> {
         self.upgrade.catalog.good.as_ref()
     }
 
+    /// Whether the status tells that this very spec was found wrong on its own account.
+    fn was_rejected(&self) -> bool {
+        self.upgrade.status().is_some_and(|status| {
+            status.phase == UpgradePhase::Rejected
+                && status.observed_generation == self.upgrade.object.metadata.generation
+                && condition::find(&status.conditions, "Accepted")
+                    .is_some_and(|c| AcceptedReason::from(c.reason.as_str()).on_own_account())
+        })
+    }
+
     /// Where it leads, once that is known.
     pub fn target(&self) -> Option<&Target> {
         match &self.standing {
@@ -187,12 +206,7 @@ impl<'a> Case<'a> {
             Standing::Rejected { .. } => false,
             Standing::Open(_) | Standing::Unavailable(_) => true,
             // Until its catalog is read again the last verdict on the same spec stands.
-            Standing::Undecided => !self.upgrade.status().is_some_and(|status| {
-                status.phase == UpgradePhase::Rejected
-                    && status.observed_generation == self.upgrade.object.metadata.generation
-                    && monok8s_api::condition::find(&status.conditions, "Accepted")
-                        .is_some_and(|c| AcceptedReason::from(c.reason.as_str()).on_own_account())
-            }),
+            Standing::Undecided => !self.was_rejected(),
         }
     }
 
@@ -265,6 +279,33 @@ impl<'a> Case<'a> {
         })
     }
 
+    /// Whether a progress under a name of ours carries what was handed out under it. Whoever makes
+    /// an object of the same name can put any image into it.
+    pub fn handed_out(&self, progress: &Progress) -> bool {
+        let spec = &self.upgrade.object.spec;
+        let Some(image) = &progress.object.spec.image else {
+            return false;
+        };
+        if progress.object.spec.operation != spec.operation {
+            return false;
+        }
+        if spec.operation == Operation::Rollback {
+            return image.url.is_none() && image.checksum.is_none();
+        }
+        let pins = self.recorded_pins();
+        if pins.len() >= MAX_PINNED {
+            // Not everything that was handed out is written down any more.
+            return true;
+        }
+        pins.iter().any(|pin| {
+            pin.version == image.version
+                && image
+                    .checksum
+                    .as_ref()
+                    .is_some_and(|c| c.eq_ignore_ascii_case(&pin.checksum))
+        })
+    }
+
     /// Whether the catalog is at fault on the path of this node.
     pub fn is_condemned_by(&self, node: &'a Node) -> Option<(AcceptedReason, String)> {
         if self.pinned {
@@ -277,17 +318,6 @@ impl<'a> Case<'a> {
             }
             _ => None,
         }
-    }
-}
-
-fn judge_unreadable(error: &ReadError) -> Standing {
-    if error.reason.on_own_account() {
-        Standing::Rejected {
-            reason: error.reason.clone(),
-            message: error.message.clone(),
-        }
-    } else {
-        Standing::Unavailable(error.clone())
     }
 }
 

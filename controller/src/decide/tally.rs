@@ -9,6 +9,7 @@ use super::{
     place::{NodeCase, Place},
     status::cut,
 };
+use crate::index::Progress;
 
 /// How many nodes `status.failures` lists.
 const LISTED: usize = 10;
@@ -37,12 +38,20 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts the nodes that an upgrade governs.
-    pub fn of(team: &[NodeCase<'_>]) -> Self {
+    /// Counts the nodes that an upgrade governs, and those that it does not but has still to do with.
+    pub fn of(team: &[NodeCase<'_>], strays: &[&Progress]) -> Self {
         let mut tally = Self::default();
         let mut refusing = Vec::new();
         for node in team {
             tally.count(node, &mut refusing);
+        }
+        for stray in strays {
+            tally.counts.selected += 1;
+            if stray.has_place() {
+                tally.count_active(stray);
+            } else {
+                tally.count_ended(stray);
+            }
         }
         tally.failures.extend(refusing);
         tally.failures.truncate(LISTED);
@@ -73,42 +82,8 @@ impl Tally {
                     });
                 }
             }
-            Place::Ended(progress) => {
-                match progress.phase() {
-                    ProgressPhase::RolledBack => counts.rolled_back += 1,
-                    ProgressPhase::Cancelled => {
-                        counts.failed += 1;
-                        self.cancelled += 1;
-                    }
-                    _ => counts.failed += 1,
-                }
-                if self.failures.len() < LISTED {
-                    let status = progress.status();
-                    let reason = status
-                        .map(|s| s.failure_reason.as_str())
-                        .unwrap_or_default();
-                    self.failures.push(NodeFailure {
-                        node_name: name(),
-                        progress: Some(progress.name().to_owned()),
-                        reason: if reason.is_empty() {
-                            progress.phase().to_string()
-                        } else {
-                            reason.to_owned()
-                        },
-                        message: cut(status.map_or("", |s| &s.message)),
-                    });
-                }
-            }
-            Place::Active(progress) => {
-                counts.active += 1;
-                self.moving += 1;
-                let phase = if progress.has_begun() {
-                    progress.phase().to_string()
-                } else {
-                    "released".to_owned()
-                };
-                self.under_way.push((name(), phase));
-            }
+            Place::Ended(progress) => self.count_ended(progress),
+            Place::Active(progress) => self.count_active(progress),
             Place::Between => {
                 counts.active += 1;
                 self.moving += 1;
@@ -132,6 +107,43 @@ impl Tally {
                 }
             }
         }
+    }
+
+    fn count_ended(&mut self, progress: &Progress) {
+        match progress.phase() {
+            ProgressPhase::RolledBack => self.counts.rolled_back += 1,
+            ProgressPhase::Cancelled => {
+                self.counts.failed += 1;
+                self.cancelled += 1;
+            }
+            _ => self.counts.failed += 1,
+        }
+        if self.failures.len() < LISTED {
+            let status = progress.status();
+            let reason = status.map_or("", |s| s.failure_reason.as_str());
+            self.failures.push(NodeFailure {
+                node_name: progress.node_name().to_owned(),
+                progress: Some(progress.name().to_owned()),
+                reason: if reason.is_empty() {
+                    progress.phase().to_string()
+                } else {
+                    reason.to_owned()
+                },
+                message: cut(status.map_or("", |s| &s.message)),
+            });
+        }
+    }
+
+    fn count_active(&mut self, progress: &Progress) {
+        self.counts.active += 1;
+        self.moving += 1;
+        let phase = if progress.has_begun() {
+            progress.phase().to_string()
+        } else {
+            "released".to_owned()
+        };
+        self.under_way
+            .push((progress.node_name().to_owned(), phase));
     }
 
     /// How many nodes are still to be released, midway ones included.

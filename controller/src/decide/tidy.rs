@@ -1,6 +1,6 @@
 //! Progresses that nobody wants any more, that wait for another turn, or that are history.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use kube::ResourceExt;
 use monok8s_api::osupgradeprogress::Release;
@@ -11,6 +11,8 @@ use super::{
 };
 use crate::index::{Index, Origin, Progress};
 
+/// Most progresses that one plan deletes or amends; the rest follows in the next.
+pub const MAX_DELETIONS: usize = 200;
 /// Finished progresses kept per node and upgrade.
 pub const KEPT_FINISHED: usize = 3;
 
@@ -27,6 +29,7 @@ pub(super) fn tidy(
         .enumerate()
         .map(|(at, case)| (case.upgrade.uid(), at))
         .collect();
+    let living: HashSet<&str> = index.nodes().map(|n| n.uid.as_str()).collect();
     let mut finished: HashMap<(&str, &str), Vec<&Progress>> = HashMap::new();
     for progress in index.progresses() {
         let Origin::Controller { upgrade, revision } = &progress.origin else {
@@ -43,6 +46,18 @@ pub(super) fn tidy(
             continue;
         }
         let node = index.node(progress.node_name());
+        // Ours by its name, but not for the node that the name was made of: somebody wrote it.
+        let of_another = node
+            .is_none_or(|n| progress.object.spec.node_uid.as_deref() != Some(&n.uid))
+            && progress
+                .object
+                .spec
+                .node_uid
+                .as_deref()
+                .is_some_and(|uid| living.contains(uid));
+        if of_another {
+            continue;
+        }
         let same_node =
             node.is_some_and(|n| progress.object.spec.node_uid.as_deref() == Some(n.uid.as_str()));
         let governor = stands.get(progress.node_name()).copied();
@@ -90,4 +105,7 @@ pub(super) fn tidy(
             .extend(old.map(|p| Deletion::of(p, Why::History)));
     }
     plan.deletions.sort_by(|a, b| a.name.cmp(&b.name));
+    plan.more |= plan.deletions.len() > MAX_DELETIONS || plan.amendments.len() > MAX_DELETIONS;
+    plan.deletions.truncate(MAX_DELETIONS);
+    plan.amendments.truncate(MAX_DELETIONS);
 }

@@ -74,9 +74,8 @@ impl Index {
     }
 
     /// An upgrade is gone.
-    pub fn remove_upgrade(&mut self, object: &OSUpgrade) -> Effect {
-        let (name, uid, _) = identity(object);
-        Effect::of(self.upgrades.remove(&name, &uid).is_some())
+    pub fn forget_upgrade(&mut self, name: &str, uid: &str) -> Effect {
+        Effect::of(self.upgrades.remove(name, uid).is_some())
     }
 
     /// A progress as it stands now. `clock` is this process's own, for telling how long it has not
@@ -111,6 +110,22 @@ impl Index {
         Effect::of(removed.is_some())
     }
 
+    /// An upgrade is there, but nothing can be told of it for now.
+    pub fn hide_upgrade(&mut self, name: &str) -> Effect {
+        Effect::of(self.upgrades.hide(name).is_some())
+    }
+
+    /// A node's report is there, but nothing can be told of it for now.
+    pub fn hide_report(&mut self, name: &str) -> Effect {
+        let hidden = self.reports.hide(name).is_some();
+        Effect::of(self.refresh_facts(name) || hidden)
+    }
+
+    /// A progress is still there, whatever is in it.
+    pub fn keep_progress(&mut self, name: &str) {
+        self.progresses.seen(name);
+    }
+
     fn unlink(&mut self, node_name: &str, progress: &str) {
         if let Some(names) = self.by_node.get_mut(node_name) {
             names.remove(progress);
@@ -134,9 +149,8 @@ impl Index {
     }
 
     /// A Node is gone.
-    pub fn remove_node(&mut self, object: &NodeObject) -> Effect {
-        let (name, uid, _) = identity(object);
-        Effect::of(self.nodes.remove(&name, &uid).is_some())
+    pub fn forget_node(&mut self, name: &str, uid: &str) -> Effect {
+        Effect::of(self.nodes.remove(name, uid).is_some())
     }
 
     /// What a node's agent reports now.
@@ -156,10 +170,9 @@ impl Index {
     }
 
     /// A node's report is gone.
-    pub fn remove_report(&mut self, object: &OSNode) -> Effect {
-        let (name, uid, _) = identity(object);
-        let removed = self.reports.remove(&name, &uid).is_some();
-        Effect::of(self.refresh_facts(&name) || removed)
+    pub fn forget_report(&mut self, name: &str, uid: &str) -> Effect {
+        let removed = self.reports.remove(name, uid).is_some();
+        Effect::of(self.refresh_facts(name) || removed)
     }
 
     fn refresh_facts(&mut self, name: &str) -> bool {

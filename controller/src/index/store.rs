@@ -1,6 +1,9 @@
 //! Objects of one kind, as a watch and our own writes show them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
+/// How many removed objects are remembered.
+const REMEMBERED: usize = 20_000;
 
 /// How far an object has come, in the API server's own count.
 ///
@@ -31,6 +34,11 @@ struct Entry<T> {
 pub(super) struct Store<T> {
     entries: BTreeMap<String, Entry<T>>,
     listing: u64,
+    /// UIDs of objects that were removed, oldest first, and the same for looking them up: a page
+    /// of a listing that began earlier, or a late answer, must not bring them back. A UID is never
+    /// given twice.
+    removed: VecDeque<String>,
+    removed_set: HashSet<String>,
 }
 
 impl<T> Default for Store<T> {
@@ -38,6 +46,8 @@ impl<T> Default for Store<T> {
         Self {
             entries: BTreeMap::new(),
             listing: 0,
+            removed: VecDeque::new(),
+            removed_set: HashSet::new(),
         }
     }
 }
@@ -45,9 +55,11 @@ impl<T> Default for Store<T> {
 impl<T> Store<T> {
     /// Whether a state of this object would be taken: nothing newer is known.
     pub(super) fn takes(&self, name: &str, uid: &str, version: Version) -> bool {
-        self.entries
-            .get(name)
-            .is_none_or(|e| e.version < version || (e.uid == uid && e.version == version))
+        !self.removed_set.contains(uid)
+            && self
+                .entries
+                .get(name)
+                .is_none_or(|e| e.version < version || (e.uid == uid && e.version == version))
     }
 
     /// Keeps a state that [`Self::takes`]; gives the one before.
@@ -72,10 +84,28 @@ impl<T> Store<T> {
 
     /// Forgets an object, unless another one has taken its name by now.
     pub(super) fn remove(&mut self, name: &str, uid: &str) -> Option<T> {
+        self.bury(uid);
         if self.entries.get(name)?.uid != uid {
             return None;
         }
         self.entries.remove(name).map(|e| e.item)
+    }
+
+    /// Forgets an object that may come back as the same.
+    pub(super) fn hide(&mut self, name: &str) -> Option<T> {
+        self.entries.remove(name).map(|e| e.item)
+    }
+
+    fn bury(&mut self, uid: &str) {
+        if !self.removed_set.insert(uid.to_owned()) {
+            return;
+        }
+        self.removed.push_back(uid.to_owned());
+        if self.removed.len() > REMEMBERED
+            && let Some(oldest) = self.removed.pop_front()
+        {
+            self.removed_set.remove(&oldest);
+        }
     }
 
     /// A watch begins anew with a listing.
@@ -93,6 +123,7 @@ impl<T> Store<T> {
             .filter(|(_, e)| e.listing != current)
             .map(|(name, _)| name.clone())
             .collect();
+        // Not remembered as removed: a listing may be of an earlier moment than what was written.
         gone.into_iter()
             .filter_map(|name| Some((name.clone(), self.entries.remove(&name)?.item)))
             .collect()
@@ -146,6 +177,9 @@ mod tests {
         assert!(put(&mut store, "a", "2", 9), "made again under the name");
         assert!(store.remove("a", "1").is_none(), "a late deletion");
         assert!(store.remove("a", "2").is_some());
+        assert!(!put(&mut store, "a", "2", 8), "a page of an older listing");
+        assert!(!put(&mut store, "a", "2", 10), "a late answer");
+        assert!(put(&mut store, "a", "3", 11));
     }
 
     #[test]

@@ -57,17 +57,19 @@ impl Reconciler {
             let more = plan.more;
 
             let began = self.shared.now().clock;
-            let outcome = self.writer.act(plan).await;
+            let outcome = self.writer.act(plan, now.clock).await;
             let took = self.shared.now().clock.saturating_sub(began);
             self.metrics.acted(took);
 
             failures = if outcome.errors > 0 { failures + 1 } else { 0 };
-            let pause = pause(outcome, failures);
-            stop.run_until_cancelled(sleep(pause)).await;
-            if !more {
-                stop.run_until_cancelled(self.wait(gather, look_again_at))
-                    .await;
-            }
+            stop.run_until_cancelled(sleep(pause(outcome, failures)))
+                .await;
+            let until = if more || !outcome.is_final() {
+                Some(Duration::ZERO)
+            } else {
+                look_again_at
+            };
+            stop.run_until_cancelled(self.wait(gather, until)).await;
         }
     }
 
@@ -81,6 +83,7 @@ impl Reconciler {
     }
 
     /// Waits for whatever comes first: a change, the end of a catalog's reading, a point in time.
+    /// What is there already is taken in even when that point has passed.
     async fn wait(&mut self, gather: Duration, until: Option<Duration>) {
         let now = self.shared.now().clock;
         let alarm = async {
@@ -90,8 +93,9 @@ impl Reconciler {
             }
         };
         tokio::select! {
-            () = self.shared.changed() => sleep(gather).await,
+            biased;
             () = self.catalogs.finished() => {}
+            () = self.shared.changed() => sleep(gather).await,
             () = alarm => {}
         }
     }

@@ -9,7 +9,8 @@ use std::{
 use futures::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use kube::{
-    Api, Client, Resource, ResourceExt,
+    Api, Client, Resource,
+    core::{DeserializeGuard, error_boundary::InvalidObject},
     runtime::{WatchStreamExt as _, watcher},
 };
 use monok8s_api::{OSNode, OSUpgrade, OSUpgradeProgress};
@@ -74,12 +75,17 @@ impl Shared {
 }
 
 /// A kind that the index keeps.
-trait Kept: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static {
+trait Kept:
+    Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static
+{
     const RESOURCE: &'static str;
     fn begin(index: &mut Index);
     fn apply(self, index: &mut Index, clock: Duration) -> Effect;
-    fn remove(&self, index: &mut Index) -> Effect;
     fn finish(index: &mut Index);
+    /// The object of that name and UID is gone.
+    fn gone(name: &str, uid: &str, index: &mut Index) -> Effect;
+    /// An object of that name is there, but what is in it cannot be read.
+    fn unreadable(name: &str, index: &mut Index) -> Effect;
 }
 
 impl Kept for OSUpgrade {
@@ -90,11 +96,15 @@ impl Kept for OSUpgrade {
     fn apply(self, index: &mut Index, _: Duration) -> Effect {
         index.apply_upgrade(self)
     }
-    fn remove(&self, index: &mut Index) -> Effect {
-        index.remove_upgrade(self)
-    }
     fn finish(index: &mut Index) {
         index.finish_upgrades();
+    }
+    fn gone(name: &str, uid: &str, index: &mut Index) -> Effect {
+        index.forget_upgrade(name, uid)
+    }
+    /// Nothing is done for an upgrade whose spec cannot be told: it may say that it is paused.
+    fn unreadable(name: &str, index: &mut Index) -> Effect {
+        index.hide_upgrade(name)
     }
 }
 
@@ -106,11 +116,16 @@ impl Kept for OSUpgradeProgress {
     fn apply(self, index: &mut Index, clock: Duration) -> Effect {
         index.apply_progress(self, clock)
     }
-    fn remove(&self, index: &mut Index) -> Effect {
-        index.remove_progress(&self.name_any(), &self.uid().unwrap_or_default())
-    }
     fn finish(index: &mut Index) {
         index.finish_progresses();
+    }
+    fn gone(name: &str, uid: &str, index: &mut Index) -> Effect {
+        index.remove_progress(name, uid)
+    }
+    /// What was known of it stands: it may have a place.
+    fn unreadable(name: &str, index: &mut Index) -> Effect {
+        index.keep_progress(name);
+        Effect::None
     }
 }
 
@@ -122,11 +137,14 @@ impl Kept for NodeObject {
     fn apply(self, index: &mut Index, _: Duration) -> Effect {
         index.apply_node(self)
     }
-    fn remove(&self, index: &mut Index) -> Effect {
-        index.remove_node(self)
-    }
     fn finish(index: &mut Index) {
         index.finish_nodes();
+    }
+    fn gone(name: &str, uid: &str, index: &mut Index) -> Effect {
+        index.forget_node(name, uid)
+    }
+    fn unreadable(_: &str, _: &mut Index) -> Effect {
+        Effect::None
     }
 }
 
@@ -138,11 +156,14 @@ impl Kept for OSNode {
     fn apply(self, index: &mut Index, _: Duration) -> Effect {
         index.apply_report(self)
     }
-    fn remove(&self, index: &mut Index) -> Effect {
-        index.remove_report(self)
-    }
     fn finish(index: &mut Index) {
         index.finish_reports();
+    }
+    fn gone(name: &str, uid: &str, index: &mut Index) -> Effect {
+        index.forget_report(name, uid)
+    }
+    fn unreadable(name: &str, index: &mut Index) -> Effect {
+        index.hide_report(name)
     }
 }
 
@@ -203,7 +224,7 @@ impl Watches {
 }
 
 async fn feed<K: Kept>(
-    api: Api<K>,
+    api: Api<DeserializeGuard<K>>,
     shared: Arc<Shared>,
     on_sync: impl FnOnce() + Send,
     metrics: Metrics,
@@ -230,16 +251,37 @@ async fn feed<K: Kept>(
     }
 }
 
-fn take<K: Kept>(event: watcher::Event<K>, index: &mut Index, clock: Duration) -> Effect {
+/// One object that cannot be read (its kind's rules were laxer once) must not keep the rest of its
+/// kind from being watched.
+fn take<K: Kept>(
+    event: watcher::Event<DeserializeGuard<K>>,
+    index: &mut Index,
+    clock: Duration,
+) -> Effect {
+    let unreadable = |invalid: InvalidObject, index: &mut Index| {
+        let name = invalid.metadata.name.unwrap_or_default();
+        tracing::warn!(
+            resource = K::RESOURCE,
+            name,
+            error = invalid.error,
+            "an object cannot be read and is left out; mend or delete it"
+        );
+        K::unreadable(&name, index)
+    };
     match event {
         watcher::Event::Init => {
             K::begin(index);
             Effect::None
         }
-        watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
-            object.apply(index, clock)
+        watcher::Event::InitApply(object) | watcher::Event::Apply(object) => match object.0 {
+            Ok(object) => object.apply(index, clock),
+            Err(invalid) => unreadable(invalid, index),
+        },
+        watcher::Event::Delete(object) => {
+            let meta = object.meta();
+            let name = meta.name.as_deref().unwrap_or_default();
+            K::gone(name, meta.uid.as_deref().unwrap_or_default(), index)
         }
-        watcher::Event::Delete(object) => object.remove(index),
         watcher::Event::InitDone => {
             K::finish(index);
             Effect::Relevant

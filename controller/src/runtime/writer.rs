@@ -7,8 +7,9 @@ use std::{collections::BTreeSet, fmt::Debug, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
 use kube::{
-    Api, Client, ResourceExt,
+    Api, Client, Resource, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    core::DeserializeGuard,
 };
 use monok8s_api::{
     API_VERSION, CONTROLLER_MANAGER, OSUpgrade, OSUpgradeProgress, osupgrade::Download,
@@ -25,6 +26,8 @@ use crate::decide::plan::{Amendment, Deletion, Plan, StatusWrite};
 const AT_ONCE: usize = 8;
 /// How long one request may take.
 const LIMIT: Duration = Duration::from_secs(15);
+/// How old a plan may be when its releases go out.
+const RELEASE_WITHIN: Duration = Duration::from_secs(1);
 /// Page size of the listing that a new leader begins with.
 const PAGE: u32 = 500;
 
@@ -35,6 +38,16 @@ pub(super) struct Outcome {
     pub(super) conflicts: usize,
     /// Writes that failed for another reason.
     pub(super) errors: usize,
+    /// Something was left out, because the plan was found to be out of date.
+    pub(super) left_out: bool,
+}
+
+impl Outcome {
+    /// Whether everything was written. Otherwise the next plan must not wait for a change: nothing
+    /// need ever change again, and a watch may have shown already what a write collided with.
+    pub(super) fn is_final(self) -> bool {
+        self.conflicts == 0 && self.errors == 0 && !self.left_out
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +56,8 @@ enum WriteError {
     NotLeading,
     #[error("somebody was faster: {0}")]
     Conflict(String),
+    #[error("it is not there any more: {0}")]
+    Gone(String),
     #[error("the API server refuses: {0}")]
     Refused(String),
     #[error("no answer within {} s; whether it was written is not known", LIMIT.as_secs())]
@@ -56,6 +71,7 @@ impl WriteError {
         match self {
             Self::NotLeading => "not_leading",
             Self::Conflict(_) => "conflict",
+            Self::Gone(_) => "gone",
             Self::Refused(_) => "refused",
             Self::Slow => "timeout",
             Self::Unclear(_) => "error",
@@ -66,9 +82,10 @@ impl WriteError {
 impl From<kube::Error> for WriteError {
     fn from(error: kube::Error) -> Self {
         match error {
-            // Not there any more, there already, or another version of it.
-            kube::Error::Api(status) if matches!(status.code, 404 | 409 | 410) => {
-                Self::Conflict(status.message)
+            // There already, or another version of it.
+            kube::Error::Api(status) if status.code == 409 => Self::Conflict(status.message),
+            kube::Error::Api(status) if matches!(status.code, 404 | 410) => {
+                Self::Gone(status.message)
             }
             kube::Error::Api(status) if (400..500).contains(&status.code) => {
                 Self::Refused(status.message)
@@ -117,11 +134,12 @@ impl Writer {
     /// written what the watches have not shown yet; from here on this process knows every place
     /// given out.
     pub(super) async fn catch_up(&self) -> kube::Result<()> {
-        list(&self.upgrades, |upgrade| {
+        let client = self.upgrades.clone().into_client();
+        list(&Api::all(client.clone()), |upgrade| {
             self.shared.amend(|index, _| index.apply_upgrade(upgrade));
         })
         .await?;
-        list(&self.progresses, |progress| {
+        list(&Api::all(client), |progress| {
             self.shared
                 .amend(|index, clock| index.apply_progress(progress, clock));
         })
@@ -129,7 +147,9 @@ impl Writer {
     }
 
     /// Carries out a plan, in its order; stops early when this process must not write any more.
-    pub(super) async fn act(&mut self, plan: Plan) -> Outcome {
+    /// `planned_at` is when it was made: releases rest on a count of places and failures that is
+    /// out of date once anything turned out otherwise, or time has passed.
+    pub(super) async fn act(&mut self, plan: Plan, planned_at: Duration) -> Outcome {
         let mut outcome = Outcome::default();
         for write in plan.statuses {
             let told = self.write_status(&write).await;
@@ -148,7 +168,11 @@ impl Writer {
             (a.name.clone(), writer.amend(&a).await)
         })
         .await;
-        if self.look_again().await {
+        let age = self.shared.now().clock.saturating_sub(planned_at);
+        if plan.releases.is_empty() {
+        } else if !outcome.is_final() || age > RELEASE_WITHIN {
+            outcome.left_out = true;
+        } else if self.look_again().await {
             self.release(plan.releases, &mut outcome).await;
         } else {
             outcome.errors += 1;
@@ -213,8 +237,9 @@ impl Writer {
         };
         self.metrics.wrote(kind, error.result());
         match error {
-            WriteError::NotLeading => {}
-            WriteError::Conflict(_) => {
+            // Between two renewals the Lease may run out for a moment and be renewed after all.
+            WriteError::NotLeading => outcome.left_out = true,
+            WriteError::Conflict(_) | WriteError::Gone(_) => {
                 outcome.conflicts += 1;
                 tracing::debug!(kind, name, %error, "not written");
             }
@@ -259,9 +284,22 @@ impl Writer {
             }),
             ..DeleteParams::background()
         };
-        self.request(self.progresses.delete(&deletion.name, &params))
-            .await?;
-        tracing::info!(progress = deletion.name, why = ?deletion.why, "deleted");
+        let deleted = self
+            .request(self.progresses.delete(&deletion.name, &params))
+            .await;
+        match deleted.map(|answer| answer.left()) {
+            // Somebody's finalizer keeps it.
+            Ok(Some(dying)) => {
+                self.shared
+                    .amend(|index, clock| index.apply_progress(dying, clock));
+                return Ok(());
+            }
+            Ok(None) => {
+                tracing::info!(progress = deletion.name, why = ?deletion.why, "deleted");
+            }
+            Err(WriteError::Gone(_)) => {}
+            Err(error) => return Err(error),
+        }
         self.shared
             .amend(|index, _| index.remove_progress(&deletion.name, &deletion.uid));
         Ok(())
@@ -276,10 +314,17 @@ impl Writer {
         let patch = Patch::Merge(&body);
         let written = self
             .request(self.progresses.patch(&amendment.name, &params, &patch))
-            .await?;
-        self.shared
-            .amend(|index, clock| index.apply_progress(written, clock));
-        Ok(())
+            .await;
+        match &written {
+            Ok(written) => self
+                .shared
+                .amend(|index, clock| index.apply_progress(written.clone(), clock)),
+            Err(WriteError::Gone(_)) => self
+                .shared
+                .amend(|index, _| index.remove_progress(&amendment.name, &amendment.uid)),
+            Err(_) => {}
+        }
+        written.map(drop)
     }
 
     async fn create(&self, progress: &OSUpgradeProgress) -> Result<(), WriteError> {
@@ -320,15 +365,19 @@ impl Writer {
 }
 
 /// Reads a whole kind, page by page, as it is stored now.
-async fn list<K>(api: &Api<K>, mut take: impl FnMut(K)) -> kube::Result<()>
+/// An object that cannot be read is left out, as the watches do.
+async fn list<K>(api: &Api<DeserializeGuard<K>>, mut take: impl FnMut(K)) -> kube::Result<()>
 where
-    K: Clone + DeserializeOwned + Debug,
+    K: Resource + Clone + DeserializeOwned + Debug,
 {
     let mut params = ListParams::default().limit(PAGE);
     loop {
         let page = api.list(&params).await?;
         let next = page.metadata.continue_.clone().filter(|c| !c.is_empty());
-        page.items.into_iter().for_each(&mut take);
+        page.items
+            .into_iter()
+            .filter_map(|guarded| guarded.0.ok())
+            .for_each(&mut take);
         match next {
             Some(token) => params = params.continue_token(&token),
             None => return Ok(()),
