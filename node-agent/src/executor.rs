@@ -74,6 +74,11 @@ impl<E: Effects> Executor<E> {
         self.record.as_ref()
     }
 
+    /// Whether the node cannot take an upgrade as the last round saw it. What mends that, on the machine, is no event.
+    pub fn is_troubled(&self) -> bool {
+        self.record.is_err() || self.machine.as_ref().is_some_and(|m| m.system.is_err())
+    }
+
     /// One round: observe, decide, act.
     pub async fn step(&mut self) -> Flow {
         let machine = self.effects.machine().await;

@@ -287,6 +287,15 @@ impl Effects for Node {
     }
 }
 
+/// After what time there is to be another round although nothing was heard. `troubled`: the node is refused as it is,
+/// so that nothing would ever be heard of it.
+fn look_again(what: For, troubled: bool) -> Option<Duration> {
+    match what {
+        For::ApiServer | For::Reboot => Some(Duration::from_secs(5)),
+        For::Work | For::Release => troubled.then_some(Duration::from_secs(30)),
+    }
+}
+
 /// Decides and acts until the process is to end.
 pub async fn run(mut executor: Executor<Node>) {
     let stop = executor.effects().stop.clone();
@@ -300,8 +309,7 @@ pub async fn run(mut executor: Executor<Node>) {
                 continue;
             }
             Flow::Stopped => continue,
-            Flow::Wait(For::Work | For::Release) => None,
-            Flow::Wait(For::ApiServer | For::Reboot) => Some(jittered(Duration::from_secs(5))),
+            Flow::Wait(what) => look_again(what, executor.is_troubled()).map(jittered),
             Flow::Backoff(why) => {
                 let pause = backoff.next_pause();
                 info!("again in {pause:?}: {why}");
@@ -312,6 +320,22 @@ pub async fn run(mut executor: Executor<Node>) {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
             _ = changed.changed() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_troubled_agent_looks_again_without_an_event() {
+        for what in [For::Work, For::Release] {
+            assert_eq!(look_again(what, false), None, "{what:?}");
+            assert!(look_again(what, true).is_some(), "{what:?}");
+        }
+        for what in [For::ApiServer, For::Reboot] {
+            assert!(look_again(what, false).is_some(), "{what:?}");
         }
     }
 }

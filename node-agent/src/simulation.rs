@@ -838,6 +838,21 @@ fn a_slot_that_could_not_be_marked_or_recorded_is_free_for_the_retry() {
     }
 }
 
+/// The controller hands nothing to a node that cannot take it, so that the node itself has to see that it is mended.
+#[test]
+fn trouble_is_looked_at_again_while_there_is_no_work() {
+    for fault in [Fault::SlotsUnclear, Fault::DiskFull] {
+        let world = Rc::new(RefCell::new(World::new()));
+        world.borrow_mut().faults.insert(fault);
+        let mut executor = start(&world);
+        assert!(matches!(block_on(executor.step()), Flow::Wait(_)));
+        assert!(executor.is_troubled(), "{fault:?}");
+        world.borrow_mut().faults.clear();
+        assert!(matches!(block_on(executor.step()), Flow::Wait(_)));
+        assert!(!executor.is_troubled(), "{fault:?}");
+    }
+}
+
 #[test]
 fn a_retry_of_the_controllers_own_waits_for_its_turn() {
     let world = play(&[
