@@ -37,6 +37,8 @@ pub enum Flow {
 pub struct Executor<E> {
     effects: E,
     record: Result<Record, Trouble>,
+    /// The record as it was read or written last: what the disk holds while it cannot be read.
+    on_disk: Option<Record>,
     machine: Option<Machine>,
     fresh: bool,
     last: Option<Action>,
@@ -56,6 +58,7 @@ impl<E: Effects> Executor<E> {
         }
         Self {
             effects,
+            on_disk: record.as_ref().ok().cloned(),
             record,
             machine: None,
             fresh: false,
@@ -84,6 +87,9 @@ impl<E: Effects> Executor<E> {
         let machine = self.effects.machine().await;
         if self.record.is_err() && !self.untold {
             self.record = self.effects.load().map(Option::unwrap_or_default);
+            if let Ok(record) = &self.record {
+                self.on_disk = Some(record.clone());
+            }
         }
         let view = self.effects.view();
         self.machine = Some(machine.clone());
@@ -619,8 +625,9 @@ impl<E: Effects> Executor<E> {
             return Flow::Again;
         };
         error!(reason = %trouble.reason, "{}", trouble.message);
-        let on_disk = self.effects.load();
-        if let Ok(Some(on_disk)) = on_disk
+        // A file system that was remounted read-only still holds what was saved.
+        let on_disk = self.effects.load().unwrap_or_else(|_| self.on_disk.clone());
+        if let Some(on_disk) = on_disk
             && on_disk.under_way().is_some_and(|a| a.switch.is_some())
         {
             let why = trouble.message.clone();
@@ -682,6 +689,7 @@ impl<E: Effects> Executor<E> {
         };
         match self.effects.save(record) {
             Ok(()) => {
+                self.on_disk = Some(record.clone());
                 if let Some(machine) = &self.machine {
                     self.effects.publish(Ok(record), machine);
                 }

@@ -64,6 +64,7 @@ impl Loader {
 enum Fault {
     ApiAway,
     DiskFull,
+    DiskGone,
     WriteFails,
     ImagePanics,
     ImageLies,
@@ -257,7 +258,11 @@ impl Effects for Sim {
     }
 
     fn load(&mut self) -> Result<Option<Record>, Trouble> {
-        Ok(self.w().record())
+        let w = self.w();
+        if w.fails(Fault::DiskGone) {
+            return Err(Trouble::new(FailureReason::StateNotPersistent, "read-only"));
+        }
+        Ok(w.record())
     }
 
     fn save(&mut self, record: &Record) -> Result<(), Trouble> {
@@ -265,6 +270,9 @@ impl Effects for Sim {
         self.effect(|w| {
             if w.fails(Fault::DiskFull) {
                 return Err(Trouble::new(FailureReason::StateNotPersistent, "disk full"));
+            }
+            if w.fails(Fault::DiskGone) {
+                return Err(Trouble::new(FailureReason::StateNotPersistent, "read-only"));
             }
             w.disk = Some(text);
             Ok(())
@@ -697,6 +705,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Second),
         1 => fault(Fault::ApiAway),
         1 => fault(Fault::DiskFull),
+        1 => fault(Fault::DiskGone),
         1 => fault(Fault::WriteFails),
         1 => fault(Fault::ImagePanics),
         1 => fault(Fault::ImageLies),
@@ -851,6 +860,32 @@ fn trouble_is_looked_at_again_while_there_is_no_work() {
         assert!(matches!(block_on(executor.step()), Flow::Wait(_)));
         assert!(!executor.is_troubled(), "{fault:?}");
     }
+}
+
+/// Nobody is told Failed of an attempt whose trial is armed, and no nonce is taken for it.
+#[test]
+fn a_disk_that_goes_read_only_after_the_switch_does_not_end_the_attempt() {
+    let world = Rc::new(RefCell::new(World::new()));
+    world.borrow_mut().add("p1", false, Release::Reboot);
+    let mut executor = start(&world);
+    while world.borrow().switches.is_empty() {
+        assert_eq!(block_on(executor.step()), Flow::Again);
+    }
+    let before = phase_of(&world.borrow(), "p1");
+    world.borrow_mut().faults.insert(Fault::DiskGone);
+    nonce(&world, "again");
+    for _ in 0..5 {
+        assert!(matches!(block_on(executor.step()), Flow::Backoff(_)));
+    }
+    assert_eq!(phase_of(&world.borrow(), "p1"), before);
+    world.borrow_mut().faults.clear();
+    while world.borrow().power {
+        assert!(!matches!(block_on(executor.step()), Flow::Wait(_)));
+    }
+    world.borrow_mut().power = true;
+    world.borrow_mut().firmware();
+    run(&world, None);
+    assert_eq!(phase_of(&world.borrow(), "p1").0, ProgressPhase::Completed);
 }
 
 #[test]
