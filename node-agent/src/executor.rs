@@ -150,12 +150,7 @@ impl<E: Effects> Executor<E> {
                 }
                 self.change(&uid, |a| a.reported = true)?;
             }
-            Action::Forget { uid } => {
-                if let Ok(record) = &mut self.record {
-                    record.forget(&uid);
-                }
-                self.save()?;
-            }
+            Action::Forget { uid } => self.forget(&uid, machine)?,
             Action::AcceptNonce { uid } => self.accept_nonce(&uid, view)?,
             Action::ObserveNonce { uid } => self.observe_nonce(&uid, view)?,
             Action::Tell {
@@ -546,6 +541,22 @@ impl<E: Effects> Executor<E> {
             Ok(Reply::Gone) => Ok(Flow::Again),
             Err(away) => Ok(Flow::Backoff(away.to_string())),
         }
+    }
+
+    fn forget(&mut self, uid: &str, machine: &Machine) -> Result<(), Unsaved> {
+        let runs = machine.system.as_ref().ok().map(|s| s.active);
+        let given_up = self
+            .planned(uid)
+            .filter(|(attempt, _)| attempt.writing && attempt.is_under_way())
+            .map(|(_, plan)| plan.to)
+            .filter(|slot| runs != Some(*slot));
+        if let Ok(record) = &mut self.record {
+            if let Some(slot) = given_up {
+                record.set_slot_state(slot, SlotState::Bad);
+            }
+            record.forget(uid);
+        }
+        self.save()
     }
 
     fn accept_nonce(&mut self, uid: &str, view: &View) -> Result<(), Unsaved> {

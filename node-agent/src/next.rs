@@ -205,7 +205,7 @@ pub enum Action {
         /// The progress.
         uid: String,
     },
-    /// The object is gone and there is nothing to tell.
+    /// The object is gone and there is nothing to tell, or it knows of a later attempt.
     Forget {
         /// The progress.
         uid: String,
@@ -484,6 +484,10 @@ fn before_switch(attempt: &Attempt, plan: &Plan, inputs: &Inputs<'_>) -> Action 
             spoil,
         });
     };
+    if p.attempt > attempt.number {
+        // Told while the record could not be written, and retried: this attempt is not carried on in the other's name.
+        return Action::Forget { uid };
+    }
     if p.attempt == attempt.number && p.phase.can_retry() {
         // Told while the record could not be written.
         return end(Ending {

@@ -888,6 +888,36 @@ fn a_disk_that_goes_read_only_after_the_switch_does_not_end_the_attempt() {
     assert_eq!(phase_of(&world.borrow(), "p1").0, ProgressPhase::Completed);
 }
 
+/// The record still has the attempt that was told Failed while it could not be written.
+#[test]
+fn an_attempt_that_was_retried_behind_a_full_disk_is_not_carried_on() {
+    let world = Rc::new(RefCell::new(World::new()));
+    world.borrow_mut().add("p1", true, Release::Reboot);
+    let mut executor = start(&world);
+    while !world.borrow().under_way().is_some_and(|a| a.accepted) {
+        assert_eq!(block_on(executor.step()), Flow::Again);
+    }
+    world.borrow_mut().faults.insert(Fault::DiskFull);
+    while block_on(executor.step()) == Flow::Again {}
+    assert_eq!(phase_of(&world.borrow(), "p1").0, ProgressPhase::Failed);
+    let release = |release| {
+        let mut w = world.borrow_mut();
+        w.objects.get_mut("p1").unwrap().spec.release = release;
+    };
+    release(Release::Hold);
+    nonce(&world, "again");
+    while block_on(executor.step()) == Flow::Again {}
+    world.borrow_mut().faults.clear();
+    while block_on(executor.step()) == Flow::Again {}
+    assert_eq!(phase_of(&world.borrow(), "p1").0, ProgressPhase::Pending);
+    assert_eq!(world.borrow().slots[&SlotName::B].version, "v1.34.9");
+    release(Release::Reboot);
+    while world.borrow().power {
+        assert_eq!(block_on(executor.step()), Flow::Again);
+    }
+    assert_eq!(world.borrow().switches, [("p1".to_owned(), 2)]);
+}
+
 #[test]
 fn a_retry_of_the_controllers_own_waits_for_its_turn() {
     let world = play(&[

@@ -63,6 +63,7 @@ words! {
         PendingHold = "Pending, Hold",
         PendingReleased = "Pending, Stage or Reboot",
         PendingCancelled = "Pending, cancel",
+        PendingLater = "Pending, Hold, of a later attempt than the record's",
         OtherNode = "Pending, for another Node's UID",
         ActiveHold = "under way, Hold",
         ActiveStage = "under way, Stage",
@@ -257,6 +258,7 @@ pub fn rows() -> Vec<Row> {
         O::PendingHold,
         O::PendingReleased,
         O::PendingCancelled,
+        O::PendingLater,
         O::OtherNode,
         O::ActiveHold,
         O::ActiveStage,
@@ -292,7 +294,7 @@ pub fn rows() -> Vec<Row> {
         ),
         row(
             &[I::Nothing, I::Queued],
-            &[O::PendingHold],
+            &[O::PendingHold, O::PendingLater],
             ANY,
             H::Wait(For::Work),
         ),
@@ -361,6 +363,13 @@ pub fn rows() -> Vec<Row> {
         ),
         // Before the switch: the object decides.
         row(&[I::Announced], &[O::Gone], ANY, H::Forget),
+        row(PLANNED, &[O::PendingLater], ANY, H::Forget),
+        row(
+            &[I::SwitchAnnounced],
+            &[O::PendingLater],
+            &[R::Old],
+            H::Forget,
+        ),
         row(
             &[I::Begun, I::Writing, I::Proven],
             &[O::Gone],
@@ -534,7 +543,7 @@ pub fn rows() -> Vec<Row> {
         row(&[I::FailedUntold], &[O::Gone], ANY, H::ReportLost),
         row(
             &[I::FailedTold, I::CompletedTold],
-            &[O::Gone],
+            &[O::Gone, O::PendingLater],
             ANY,
             H::Wait(For::Work),
         ),
@@ -605,6 +614,7 @@ pub fn rows() -> Vec<Row> {
             &[
                 O::Gone,
                 O::PendingHold,
+                O::PendingLater,
                 O::Failed,
                 O::FailedNonceReleased,
                 O::Completed,
@@ -750,7 +760,7 @@ fn view(object: Object) -> View {
     let (phase, release) = match object {
         O::Away => return View::Away,
         O::Gone => return View::Listed(Vec::new()),
-        O::PendingHold => (ProgressPhase::Pending, Release::Hold),
+        O::PendingHold | O::PendingLater => (ProgressPhase::Pending, Release::Hold),
         O::PendingReleased | O::PendingCancelled | O::OtherNode => {
             (ProgressPhase::Pending, Release::Reboot)
         }
@@ -785,7 +795,10 @@ fn view(object: Object) -> View {
         release,
         cancel: matches!(object, O::PendingCancelled | O::ActiveCancelled),
         nonce: if nonce { "new" } else { "" }.to_owned(),
-        attempt: i32::from(phase != ProgressPhase::Pending),
+        attempt: match object {
+            O::PendingLater => 2,
+            _ => i32::from(phase != ProgressPhase::Pending),
+        },
         failure_reason: if phase == ProgressPhase::Failed {
             "WriteFailed".to_owned()
         } else {
