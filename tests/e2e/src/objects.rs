@@ -9,8 +9,7 @@ use anyhow::{Context, Result, bail};
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
 use monok8s_api::{
     OSNode, OSUpgrade, OSUpgradeProgress, OSUpgradeStatus,
-    osnode::SlotStatus,
-    reason::{ProgressPhase, UpgradePhase},
+    reason::{ProgressPhase, SlotState, UpgradePhase},
 };
 use monok8s_sandbox::{cluster::Cluster, images::Image, kubectl::Kubectl, node::Node, wait};
 use serde_json::{Value, json};
@@ -287,19 +286,27 @@ pub async fn wait_runs(client: &Client, node: &Node, version: &str) -> Result<OS
     .with_context(|| log_tail(node))
 }
 
-/// What the node's OSNode says of one of its slots.
-pub async fn slot_of(client: &Client, node: &str, slot: &str) -> Result<SlotStatus> {
+/// Waits until the node's OSNode shows this state of a slot; except for `Writing`, together with the
+/// result of an attempt. It is written a moment after the progress.
+pub async fn wait_slot(client: &Client, node: &Node, slot: &str, state: &SlotState) -> Result<()> {
     let api: Api<OSNode> = Api::all(client.clone());
-    let found = api
-        .get(node)
-        .await
-        .with_context(|| format!("cannot get OSNode {node}"))?;
-    let status = found.status.unwrap_or_default();
-    status
-        .slots
-        .into_iter()
-        .find(|s| s.name == slot)
-        .with_context(|| format!("OSNode {node} has no slot {slot}"))
+    let look = async || Ok(api.get_opt(node.name()).await?.into_iter().collect());
+    wait_for(
+        &format!("slot {slot} of {} to be {state}", node.name()),
+        look,
+        |found: &OSNode| {
+            found.status.as_ref().is_some_and(|status| {
+                let told = status.last_result.is_some() || *state == SlotState::Writing;
+                told && status
+                    .slots
+                    .iter()
+                    .any(|s| s.name == slot && s.state == *state)
+            })
+        },
+    )
+    .await
+    .map(|_| ())
+    .with_context(|| log_tail(node))
 }
 
 /// Cuts the node's power and starts it again: it must come up, on this version.

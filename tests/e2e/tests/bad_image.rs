@@ -93,18 +93,12 @@ async fn ends(
         "{name}: the message quotes what was fetched: {}",
         status.message
     );
-    let other = objects::slot_of(&client, node.name(), "B").await?;
-    let expected = if written {
+    let state = if written {
         SlotState::Bad
     } else {
         SlotState::Empty
     };
-    ensure!(
-        other.state == expected,
-        "{name}: slot B is {} instead of {expected}: {}",
-        other.state,
-        status.message
-    );
+    objects::wait_slot(&client, node, "B", &state).await?;
     objects::boots(node, OLD).await
 }
 

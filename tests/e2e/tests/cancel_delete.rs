@@ -75,25 +75,24 @@ async fn wait_told(
 
 /// Waits until slot B is being written.
 async fn wait_writing(cluster: &Cluster, name: &str) -> Result<()> {
-    wait::until(
-        &format!("slot B of {name} to be Writing"),
-        objects::LIMIT,
-        || async {
-            let slot = objects::slot_of(&cluster.client(), name, "B").await?;
-            Ok((slot.state == SlotState::Writing).then_some(()))
-        },
+    objects::wait_slot(
+        &cluster.client(),
+        cluster.node(name)?,
+        "B",
+        &SlotState::Writing,
     )
     .await
 }
 
+/// The slot was left as expected, and the node runs and boots its old system.
 async fn stopped(cluster: &Cluster, name: &str, expected: SlotState) -> Result<()> {
+    objects::wait_slot(&cluster.client(), cluster.node(name)?, "B", &expected).await?;
+    stays(cluster, name).await
+}
+
+/// The node runs and boots its old system.
+async fn stays(cluster: &Cluster, name: &str) -> Result<()> {
     let node = cluster.node(name)?;
-    let slot = objects::slot_of(&cluster.client(), name, "B").await?;
-    ensure!(
-        slot.state == expected,
-        "{name}: slot B is {} instead of {expected}",
-        slot.state
-    );
     ensure!(
         node.boot().is_some_and(|boot| boot.number == 1),
         "{name}: it was rebooted: {:?}",
@@ -243,7 +242,7 @@ async fn delete_upgrade_pending(cluster: &Cluster) -> Result<()> {
     let made = objects::wait_progress(&client, name, node, "a held progress", |_| true).await?;
     cluster.kubectl().ok(["delete", "osupgrade", name]).await?;
     wait_gone(cluster, &made.name_any()).await?;
-    stopped(cluster, name, SlotState::Empty).await
+    stays(cluster, name).await
 }
 
 async fn delete_upgrade_downloading(cluster: &Cluster) -> Result<()> {

@@ -72,7 +72,7 @@ async fn completes(cluster: &Cluster, name: &str, boots: u64) -> Result<()> {
         "{name}: booted {} times instead of {boots}",
         boot.number
     );
-    ensure!(objects::slot_of(&cluster.client(), name, "B").await?.state == SlotState::Good);
+    objects::wait_slot(&cluster.client(), node, "B", &SlotState::Good).await?;
     objects::boots(node, NEW).await
 }
 
@@ -86,7 +86,7 @@ async fn rolls_back(cluster: &Cluster, name: &str) -> Result<()> {
         &["FellBack"],
     )
     .await?;
-    ensure!(objects::slot_of(&cluster.client(), name, "B").await?.state == SlotState::Bad);
+    objects::wait_slot(&cluster.client(), node, "B", &SlotState::Bad).await?;
     objects::wait_runs(&cluster.client(), node, OLD).await?;
     objects::boots(node, OLD).await
 }

@@ -84,7 +84,7 @@ async fn released_for_another(cluster: &Cluster) -> Result<()> {
         "{} bytes were written for another Node",
         status.bytes_done
     );
-    ensure!(objects::slot_of(&client, name, "B").await?.state == SlotState::Empty);
+    objects::wait_slot(&client, node, "B", &SlotState::Empty).await?;
     objects::boots(node, OLD).await
 }
 

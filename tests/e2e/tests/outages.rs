@@ -71,6 +71,36 @@ fn is_proven(cluster: &Cluster, name: &str) -> Result<bool> {
     Ok(std::fs::read_to_string(path).is_ok_and(|text| text.contains("\"proven\"")))
 }
 
+/// The API server restarts while bytes flow.
+async fn restarted(cluster: &mut Cluster) -> Result<()> {
+    let client = cluster.client();
+    let name = "restarted";
+    begin(cluster, name, "Reboot", Duration::from_millis(100)).await?;
+    objects::wait_phase(
+        &client,
+        name,
+        cluster.node(name)?,
+        ProgressPhase::Downloading,
+    )
+    .await?;
+    cluster.control_plane_mut().restart_api_server().await?;
+    let ended = objects::wait_end(
+        &client,
+        name,
+        cluster.node(name)?,
+        ProgressPhase::Completed,
+        &[],
+    )
+    .await?;
+    let status = ended.status.unwrap_or_default();
+    ensure!((status.attempt, status.retry_count) == (1, 0), "{status:?}");
+    ensure!(
+        asked(cluster, name) == 1,
+        "an API server's restart interrupted the write"
+    );
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_server_that_is_away_delays_an_upgrade_and_spoils_nothing() -> Result<()> {
     let nodes = ["restarted", "away-writing", "away-rebooting"].map(|name| {
@@ -91,30 +121,7 @@ async fn an_api_server_that_is_away_delays_an_upgrade_and_spoils_nothing() -> Re
     .await?;
     let client = cluster.client();
 
-    let name = "restarted";
-    begin(&cluster, name, "Reboot", Duration::from_millis(100)).await?;
-    objects::wait_phase(
-        &client,
-        name,
-        cluster.node(name)?,
-        ProgressPhase::Downloading,
-    )
-    .await?;
-    cluster.control_plane_mut().restart_api_server().await?;
-    let ended = objects::wait_end(
-        &client,
-        name,
-        cluster.node(name)?,
-        ProgressPhase::Completed,
-        &[],
-    )
-    .await?;
-    let status = ended.status.unwrap_or_default();
-    ensure!((status.attempt, status.retry_count) == (1, 0), "{status:?}");
-    ensure!(
-        asked(&cluster, name) == 1,
-        "an API server's restart interrupted the write"
-    );
+    restarted(&mut cluster).await?;
 
     begin(&cluster, "away-rebooting", "Stage", Duration::ZERO).await?;
     let rebooting = cluster.node("away-rebooting")?;

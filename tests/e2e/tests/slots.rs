@@ -52,7 +52,7 @@ async fn retried(cluster: &Cluster, name: &'static str) -> Result<()> {
     let node = cluster.node(name)?;
     objects::patch(&cluster.kubectl(), name, &json!({"retryNonce": "cured"})).await?;
     objects::wait_phase(&cluster.client(), name, node, ProgressPhase::Completed).await?;
-    ensure!(objects::slot_of(&cluster.client(), name, "B").await?.state == SlotState::Good);
+    objects::wait_slot(&cluster.client(), node, "B", &SlotState::Good).await?;
     objects::boots(node, NEW).await
 }
 

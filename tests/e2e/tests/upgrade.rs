@@ -181,7 +181,7 @@ async fn hops_are_whole(cluster: &Cluster, name: &str) -> Result<()> {
         "{name} was booted {} times for two hops",
         boot.number
     );
-    ensure!(objects::slot_of(&cluster.client(), name, "A").await?.state == SlotState::Good);
+    objects::wait_slot(&cluster.client(), node, "A", &SlotState::Good).await?;
     objects::boots(node, "v1.35.1").await
 }
 
