@@ -181,7 +181,7 @@ impl<E: Effects> Executor<E> {
             if system.default == Some(system.active) {
                 entry.state = SlotState::Good;
             }
-            if !next::same_version(&entry.version, &system.version) {
+            if !system.version.is_empty() && !next::same_version(&entry.version, &system.version) {
                 entry.version.clone_from(&system.version);
                 entry.checksum.clear();
             }

@@ -4,7 +4,8 @@ use std::{path::PathBuf, sync::Arc};
 
 use monok8s_api::reason::{BootLoaderKind, FailureReason, SlotState};
 use monok8s_boot::{
-    BootLoader, BootState, Host, Machine as Slots, SlotName, inspect,
+    BootLoader, BootState, Host, Machine as Slots, SlotName,
+    inspect::{self, InspectError, OsRelease},
     loader::{LoaderError, LoaderKind},
 };
 
@@ -48,14 +49,7 @@ impl Hardware {
             .host
             .identify()
             .map_err(|e| Trouble::new(reasons::of_boot(e.reason()), e.to_string()));
-        let version = self.host.running_os().map_or_else(
-            |_| String::new(),
-            |os| {
-                os.version(&self.version_keys)
-                    .unwrap_or_default()
-                    .to_owned()
-            },
-        );
+        let version = running_version(self.host.running_os(), &self.version_keys);
         let boot_id = match &slots {
             Ok(slots) => slots.boot_id.clone(),
             Err(_) => self.host.boot_id().unwrap_or_default(),
@@ -63,14 +57,14 @@ impl Hardware {
         let state = self
             .loader()
             .and_then(|loader| loader.state().map_err(|e| loader_trouble(&e)));
-        let system = match (&slots, state) {
-            (Ok(slots), Ok(state)) => Ok(system(slots.active, &version, state)),
-            (Err(trouble), _) => Err(trouble.clone()),
-            (_, Err(trouble)) => Err(trouble),
+        let system = match (&slots, state, &version) {
+            (Ok(slots), Ok(state), Ok(version)) => Ok(system(slots.active, version, state)),
+            (Err(trouble), _, _) | (_, _, Err(trouble)) => Err(trouble.clone()),
+            (_, Err(trouble), _) => Err(trouble),
         };
         Look {
             boot_id,
-            version,
+            version: version.unwrap_or_default(),
             slots,
             system,
         }
@@ -134,6 +128,23 @@ impl Hardware {
     }
 }
 
+/// What runs, empty when it does not say. An os-release that could not be read says nothing of either kind.
+fn running_version(
+    os: Result<OsRelease, InspectError>,
+    keys: &[String],
+) -> Result<String, Trouble> {
+    match os {
+        Ok(os) => Ok(os.version(keys).unwrap_or_default().to_owned()),
+        Err(InspectError::NoOsRelease { .. }) => Ok(String::new()),
+        Err(e) => Err(Trouble::new(
+            FailureReason::SlotAmbiguous,
+            format!(
+                "the version of the running system cannot be told: {e}; see the kernel's log (`dmesg`)"
+            ),
+        )),
+    }
+}
+
 fn loader_trouble(e: &LoaderError) -> Trouble {
     Trouble::new(
         reasons::of_boot(e.reason()),
@@ -167,6 +178,22 @@ fn begins_with_nothing(device: &std::path::Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_version_that_cannot_be_read_is_not_a_system_without_one() {
+        let keys = ["IMAGE_VERSION".to_owned()];
+        let path = || "/".into();
+        let found = |os| running_version(os, &keys);
+        let none = InspectError::NoOsRelease { path: path() };
+        assert_eq!(found(Err(none)), Ok(String::new()));
+        let unreadable = InspectError::Unreadable {
+            path: path(),
+            source: std::io::Error::other("too many open files"),
+        };
+        let trouble = found(Err(unreadable)).unwrap_err();
+        assert_eq!(trouble.reason, FailureReason::SlotAmbiguous);
+        assert!(trouble.message.contains("too many open files"));
+    }
 
     #[test]
     fn the_default_is_the_slot_that_would_be_started() {

@@ -919,6 +919,21 @@ fn an_attempt_that_was_retried_behind_a_full_disk_is_not_carried_on() {
 }
 
 #[test]
+fn a_running_system_without_a_version_leaves_what_the_record_says_of_its_slot() {
+    let world = Rc::new(RefCell::new(World::new()));
+    let mut executor = start(&world);
+    block_on(executor.step());
+    let slots = world
+        .borrow_mut()
+        .slots
+        .get_mut(&SlotName::A)
+        .map(|s| std::mem::take(&mut s.version));
+    assert_eq!(slots, Some(OLD));
+    block_on(executor.step());
+    assert_eq!(executor.record().unwrap().slots[&SlotName::A].version, OLD);
+}
+
+#[test]
 fn a_retry_of_the_controllers_own_waits_for_its_turn() {
     let world = play(&[
         Event::Fault(Fault::WriteFails, true),
