@@ -148,8 +148,7 @@ impl Reporter {
     async fn write_newest(&self, backoff: &mut Backoff) -> Option<Duration> {
         let mut pace = self.pace.lock().await;
         let attempt = self.newest.borrow().clone()?;
-        // Ends are reported, not shown: this writer must not be the one that tells them late.
-        if attempt.end.is_some() {
+        if !is_shown(&attempt) {
             return None;
         }
         let object = self.objects.get(&attempt.uid)?;
@@ -217,5 +216,34 @@ impl Reporter {
                 Err(e)
             }
         }
+    }
+}
+
+/// Whether an attempt is written in passing. Its first status and its end are reported: this writer must not be the one
+/// that tells them late, when the attempt was taken back or is followed by another.
+fn is_shown(attempt: &Attempt) -> bool {
+    attempt.accepted && attempt.end.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use monok8s_api::reason::ProgressPhase;
+
+    use super::*;
+    use crate::record::End;
+
+    #[test]
+    fn only_what_was_accepted_and_is_not_over_is_written_in_passing() {
+        let mut attempt = Attempt::queued("p", "u", 1);
+        assert!(!is_shown(&attempt), "nobody may have heard of it");
+        attempt.accepted = true;
+        assert!(is_shown(&attempt));
+        attempt.end = Some(End {
+            phase: ProgressPhase::Failed,
+            reason: String::new(),
+            message: String::new(),
+            at: None,
+        });
+        assert!(!is_shown(&attempt));
     }
 }
