@@ -98,11 +98,11 @@ pub fn status(
     if let Some(proof) = &attempt.proven {
         bytes.bytes_done = proof.bytes;
         bytes.bytes_total = proof.bytes;
-    } else if attempt.end.is_some() && live.bytes_done == 0 && same_attempt {
+    } else if attempt.end.is_some() && (live.bytes_done == 0 || plan.is_none()) && same_attempt {
         bytes.bytes_done = before.bytes_done;
         bytes.bytes_total = before.bytes_total;
-    }
-    if attempt.step() == Step::Queued {
+    } else if plan.is_none() {
+        // What is live belongs to an attempt before.
         bytes = Live::default();
     }
 
@@ -474,6 +474,38 @@ mod tests {
             condition("Completed"),
             ("False".to_owned(), "FellBack".to_owned())
         );
+    }
+
+    #[test]
+    fn an_attempt_without_a_plan_shows_no_bytes_of_another() {
+        let live = Live {
+            bytes_done: 7,
+            bytes_total: 10,
+            ..Live::default()
+        };
+        let mut refused = Attempt::queued("p", "u", 2);
+        let shown = |attempt: &Attempt, before: i32| {
+            let mut object = object(&serde_json::json!({}));
+            object.status = Some(OSUpgradeProgressStatus {
+                attempt: before,
+                bytes_done: 5,
+                bytes_total: 10,
+                ..OSUpgradeProgressStatus::default()
+            });
+            let status = status(&object, attempt, &live, &here("b"), Timestamp::UNIX_EPOCH);
+            (status.bytes_done, status.percent)
+        };
+        assert_eq!(shown(&refused, 1), (0, 0));
+        refused.end = Some(End {
+            phase: ProgressPhase::Failed,
+            reason: "PolicyRefused".to_owned(),
+            message: String::new(),
+            at: None,
+        });
+        assert_eq!(shown(&refused, 1), (0, 0));
+        // Such as one whose record was lost while it wrote.
+        assert_eq!(shown(&refused, 2), (5, 50));
+        assert_eq!(shown(&planned(), 1), (7, 70));
     }
 
     #[test]
