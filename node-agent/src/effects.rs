@@ -51,6 +51,8 @@ pub struct Job {
     pub to: SlotName,
     /// What to write.
     pub image: ImageRef,
+    /// The slot was given up for this attempt before, and may hold a part of the image.
+    pub wrote: bool,
 }
 
 /// Whether a write can begin.
@@ -103,7 +105,7 @@ pub trait Effects {
     fn mark_bad(&mut self, slot: SlotName) -> Result<(), Trouble>;
 
     /// Claims the slot, contacts the server and goes on until the first byte is ready to be written. Unless it is
-    /// [`Opened::Ready`], nothing was written.
+    /// [`Opened::Ready`], nothing more was written.
     async fn open(&mut self, job: &Job) -> Opened;
     /// Writes, reads back, compares, looks inside.
     async fn write(&mut self, job: &Job) -> Written;

@@ -251,6 +251,7 @@ impl<E: Effects> Executor<E> {
             uid: uid.to_owned(),
             to: plan.to,
             image: plan.image.clone(),
+            wrote: attempt.writing,
         };
         self.effects.show(&attempt);
         match self.effects.open(&job).await {

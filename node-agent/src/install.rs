@@ -141,7 +141,7 @@ impl Installer {
             Err(e) => {
                 return Opened::Failed(Trouble::new(
                     FailureReason::PolicyRefused,
-                    format!("the image cannot be installed: {e}; nothing was written"),
+                    format!("the image cannot be installed: {e}; {}", left(job.wrote)),
                 ));
             }
         };
@@ -151,7 +151,7 @@ impl Installer {
             Err(e) => {
                 return Opened::Failed(Trouble::new(
                     reasons::of_boot(e.reason()),
-                    format!("{e}; nothing was written"),
+                    format!("{e}; {}", left(job.wrote)),
                 ));
             }
         };
@@ -162,15 +162,16 @@ impl Installer {
                 return Opened::Failed(Trouble::new(
                     FailureReason::SlotReadOnly,
                     format!(
-                        "slot {}: {} cannot be written to: {e}; nothing was written",
+                        "slot {}: {} cannot be written to: {e}; {}",
                         job.to,
-                        slot.device.display()
+                        slot.device.display(),
+                        left(job.wrote)
                     ),
                 ));
             }
         };
         let object = self.objects.get(&job.uid);
-        let (request, url, rate) = match self.request(&image, object.as_deref()) {
+        let (request, url, rate) = match self.request(&image, object.as_deref(), job.wrote) {
             Ok(request) => request,
             Err(trouble) => return Opened::Failed(trouble),
         };
@@ -187,7 +188,7 @@ impl Installer {
                 size: Some(size),
                 capacity: what.slot.size,
             };
-            return Opened::Failed(what.trouble(&error, false));
+            return Opened::Failed(what.trouble(&error, job.wrote));
         }
         info!(url = %what.url, slot = %job.to, device = %what.slot.device.display(), access = %device.access(), "installing");
         let body = tokio::select! {
@@ -196,7 +197,7 @@ impl Installer {
         };
         let body = match body {
             Ok(body) => body,
-            Err(e) => return Opened::Failed(what.fetch_trouble(&e, false)),
+            Err(e) => return Opened::Failed(what.fetch_trouble(&e, job.wrote)),
         };
         self.start(job, &image, body, device, what, rate).await
     }
@@ -229,10 +230,10 @@ impl Installer {
                 Opened::Ready
             }
             ended = &mut outcome => match ended {
-                Ok(Err(e)) => Opened::Failed(what.trouble(&e, false)),
+                Ok(Err(e)) => Opened::Failed(what.trouble(&e, job.wrote)),
                 Ok(Ok(_)) => Opened::Failed(Trouble::new(
                     FailureReason::NotAnImage,
-                    format!("{} holds an empty image; nothing was written", what.url),
+                    format!("{} holds an empty image; {}", what.url, left(job.wrote)),
                 )),
                 Err(e) => Opened::Failed(what.died(&e)),
             },
@@ -333,13 +334,14 @@ impl Installer {
         &self,
         image: &CheckedImage,
         object: Option<&OSUpgradeProgress>,
+        wrote: bool,
     ) -> Result<(ImageRequest, SourceUrl, RateLimit), Trouble> {
         let mut urls = Vec::new();
         for url in &image.urls {
             let url: SourceUrl = url.as_str().parse().map_err(|e| {
                 Trouble::new(
                     FailureReason::PolicyRefused,
-                    format!("the image's URL is not used: {e}; nothing was written"),
+                    format!("the image's URL is not used: {e}; {}", left(wrote)),
                 )
             })?;
             urls.push(url);
@@ -347,7 +349,7 @@ impl Installer {
         if urls.is_empty() {
             return Err(Trouble::new(
                 FailureReason::PolicyRefused,
-                "the image has no URL; nothing was written",
+                format!("the image has no URL; {}", left(wrote)),
             ));
         }
         let first = urls.remove(0);
@@ -665,5 +667,54 @@ impl Device for Gated {
     }
     fn drop_cache(&self) -> io::Result<()> {
         self.device.drop_cache()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use monok8s_api::osupgradeprogress::ImageRef;
+    use monok8s_boot::host::VirtualNode;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_write_that_cannot_be_taken_up_again_does_not_say_that_nothing_was_written() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut installer = Installer::new(
+            Client::builder().build().unwrap(),
+            Arc::new(VirtualNode::new("/there/is/no/such/folder")),
+            Objects::default(),
+            watch::Sender::new(Live::default()),
+            Metrics::register(&mut prometheus_client::registry::Registry::default()),
+            Settings {
+                state_dir: PathBuf::new(),
+                version_keys: Vec::new(),
+                boot_files: Vec::new(),
+            },
+            CancellationToken::new(),
+        );
+        for (url, wrote, left) in [
+            ("http://x/i", false, "nothing was written"),
+            ("http://x/i", true, "the slot is marked bad"),
+            ("not a url", true, "the slot is marked bad"),
+        ] {
+            let job = Job {
+                uid: "u".to_owned(),
+                to: SlotName::B,
+                image: ImageRef {
+                    version: "v1.35.1".to_owned(),
+                    url: Some(url.to_owned()),
+                    checksum: Some(format!("sha256:{:064}", 0)),
+                    ..ImageRef::default()
+                },
+                wrote,
+            };
+            match installer.open(&job).await {
+                Opened::Failed(trouble) => {
+                    assert!(trouble.message.ends_with(left), "{}", trouble.message);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     }
 }

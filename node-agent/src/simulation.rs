@@ -352,8 +352,12 @@ impl Effects for Sim {
         })
     }
 
-    async fn open(&mut self, _job: &Job) -> Opened {
+    async fn open(&mut self, job: &Job) -> Opened {
         self.burn();
+        if self.w().under_way().is_none_or(|a| a.writing != job.wrote) {
+            let violation = format!("opened with wrote: {}", job.wrote);
+            self.w().violations.push(violation);
+        }
         if self.w().stop_writes {
             return Opened::Stopped;
         }
