@@ -48,6 +48,13 @@ async fn arrived(cluster: &Cluster) {
     let released = cluster.seen.lock().unwrap().released.clone();
     assert_eq!(released.len(), NODES);
     assert_eq!(released.iter().collect::<BTreeSet<_>>().len(), NODES);
+    // An Event follows the status that it tells of.
+    wait::until("the last Event", PATIENCE, || async {
+        let told = cluster.events("up").await;
+        Ok(told.iter().any(|(r, _)| r == "Completed").then_some(()))
+    })
+    .await
+    .unwrap();
     let told: Vec<String> = cluster
         .events("up")
         .await

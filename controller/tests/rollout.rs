@@ -533,3 +533,183 @@ fn nothing_is_deleted_on_the_word_of_a_catalog_not_read_yet() {
     );
     assert_eq!(fleet.condition("up", "Accepted").1, "Superseded");
 }
+
+#[test]
+fn a_node_that_leaves_the_selection_keeps_its_place_until_it_arrives() {
+    let leave: [fn(&mut Fleet); 3] = [
+        |fleet| fleet.label("n00000", "monok8s.io/managed", "false"),
+        |fleet| drop(fleet.nodes.remove("n00000")),
+        |fleet| {
+            fleet.label("n00001", "pool", "a");
+            fleet.label("n00002", "pool", "a");
+            fleet.amend("up", |s| {
+                s.node_selector.match_labels = Some([("pool".into(), "a".into())].into());
+            });
+        },
+    ];
+    for (at, leave) in leave.into_iter().enumerate() {
+        let mut fleet = started(3, "v1.34.1", "v1.35.1");
+        let begun = fleet.progress_of("n00000").name_any();
+        fleet.step(&begun, Fate::Well);
+        leave(&mut fleet);
+        fleet.settle();
+        assert_eq!(fleet.released(), ["n00000"], "case {at}: nobody else yet");
+        assert_eq!(fleet.status("up").nodes.as_ref().unwrap().active, 1);
+        fleet.touch(&begun, |p| {
+            p.status.as_mut().unwrap().phase = ProgressPhase::Completed;
+        });
+        fleet.settle();
+        assert_eq!(fleet.released(), ["n00001"], "case {at}");
+    }
+}
+
+#[test]
+fn a_failure_halts_even_when_its_node_leaves() {
+    let mut fleet = started(3, "v1.34.1", "v1.35.1");
+    let failed = fleet.progress_of("n00000").name_any();
+    fleet.step(&failed, Fate::Well);
+    fleet.step(&failed, Fate::Badly);
+    fleet.label("n00000", "monok8s.io/managed", "false");
+    fleet.settle();
+    assert!(fleet.released().is_empty());
+    assert_eq!(fleet.status("up").phase, UpgradePhase::Failed);
+    assert_eq!(fleet.status("up").failures[0].node_name, "n00000");
+    // Deleted by a person, it is settled.
+    fleet.progresses.remove(&failed);
+    fleet.settle();
+    assert_eq!(fleet.released(), ["n00001"]);
+}
+
+#[test]
+fn a_failed_reading_takes_no_verdict_back() {
+    let unreachable = || {
+        Err(monok8s_controller::index::ReadError {
+            reason: monok8s_api::reason::AcceptedReason::CatalogUnreachable,
+            message: "away".into(),
+        })
+    };
+    let mut fleet = started(2, "v1.34.1", "v1.35.1");
+    fleet.clock += 1;
+    fleet.served.insert("newer".into(), Ok(catalog(&VERSIONS)));
+    fleet.apply(
+        "newer",
+        json!({"version": "edge", "catalog": {"url": "https://e.x/catalog.yaml"}}),
+    );
+    fleet.settle();
+    assert_eq!(fleet.condition("newer", "Accepted").1, "AliasNotFound");
+    let before = fleet.progresses.clone();
+    // The controller that read it, and one that never did.
+    fleet.served.insert("newer".into(), unreachable());
+    fleet.settle();
+    let plan = fleet.plan();
+    assert!(plan.deletions.is_empty() && plan.statuses.is_empty());
+    assert!(
+        plan.readings.iter().any(|r| r.upgrade == "newer"),
+        "asked again"
+    );
+    assert_eq!(fleet.condition("newer", "Accepted").1, "AliasNotFound");
+    assert_eq!(fleet.progresses, before);
+    assert_eq!(fleet.condition("up", "Accepted").1, "Resolved");
+}
+
+#[test]
+fn an_object_under_our_name_with_another_image_is_not_ours() {
+    let mut fleet = started(2, "v1.34.1", "v1.35.1");
+    let name = fleet.progress_of("n00001").name_any();
+    fleet.touch(&name, |p| {
+        let image = p.spec.image.as_mut().unwrap();
+        image.checksum = Some(fleet::checksum(0xee));
+        image.url = Some("https://elsewhere.example.com/".into());
+    });
+    fleet.run(|_| Fate::Well);
+    assert_eq!(
+        fleet.progresses[&name].spec.release,
+        Release::Hold,
+        "never released"
+    );
+    assert_eq!(fleet.version_of("n00001"), "v1.34.1");
+    assert!(fleet.told.iter().any(|n| n.reason == "NameTaken"));
+}
+
+#[test]
+fn an_image_that_changed_behind_another_entry_halts_too() {
+    let mut fleet = Fleet::of(2, "v1.34.1");
+    fleet.served.insert("up".into(), Ok(catalog(&VERSIONS)));
+    fleet.apply(
+        "up",
+        json!({"version": "v1.35.3", "catalog": {"url": "https://e.x/c"}}),
+    );
+    fleet.settle();
+    assert_eq!(fleet.released(), ["n00000"]);
+    let beside = format!(
+        "{}- {{version: v1.35.3, platform: linux/amd64, url: \"https://e.x/\", checksum: \"{}\"}}\n",
+        catalog(&VERSIONS),
+        fleet::checksum(0xee)
+    );
+    fleet.served.insert("up".into(), Ok(beside));
+    fleet.run(|_| Fate::Well);
+    assert_eq!(fleet.condition("up", "Progressing").1, "ImageChanged");
+    assert_eq!(fleet.version_of("n00001"), "v1.34.1");
+}
+
+#[test]
+fn a_path_begins_only_where_the_last_hop_has_led_to() {
+    let mut fleet = Fleet::of(1, "v1.33.1");
+    fleet.served.insert("up".into(), Ok(catalog(&VERSIONS)));
+    fleet.apply(
+        "up",
+        json!({"version": "v1.35.1", "catalog": {"url": "https://e.x/c"}}),
+    );
+    fleet.settle();
+    let first = fleet.progress_of("n00000").name_any();
+    let behind = fleet.reports["n00000"].clone();
+    for _ in 0..5 {
+        fleet.step(&first, Fate::Well);
+    }
+    let current = fleet.reports.insert("n00000".into(), behind).unwrap();
+    // A better hop has appeared, but the report is not up to date yet.
+    let better = catalog(&["v1.33.4", "v1.34.6", "v1.34.9", "v1.35.1"]);
+    fleet.served.insert(
+        "up".into(),
+        Ok(better.replace(&fleet::checksum(3), &fleet::checksum(2))),
+    );
+    fleet.settle();
+    assert_eq!(fleet.progresses.len(), 1);
+    fleet.reports.insert("n00000".into(), current);
+    fleet.settle();
+    let second = fleet.progress_of("n00000");
+    assert_eq!(second.spec.image.as_ref().unwrap().version, "v1.35.1");
+}
+
+#[test]
+fn failures_and_pins_are_capped() {
+    let mut fleet = Fleet::of(12, "v1.36.0");
+    fleet.add_node("z", "v1.34.1");
+    fleet.apply("up", spec("v1.35.1", &VERSIONS));
+    fleet.settle();
+    let status = fleet.status("up");
+    assert_eq!(status.nodes.as_ref().unwrap().refused, 12);
+    assert_eq!(status.failures.len(), 10);
+
+    let mut fleet = Fleet::default();
+    let mut text = "images:\n".to_owned();
+    for platform in 0..70 {
+        let node = format!("n{platform:02}");
+        fleet.add_node(&node, "v1.34.1");
+        let report = fleet.reports.get_mut(&node).unwrap();
+        report.status.as_mut().unwrap().platform = format!("linux/p{platform}");
+        text += &format!(
+            "- {{version: v1.35.1, platform: linux/p{platform}, url: \"https://e.x/\", checksum: \"{}\"}}\n",
+            fleet::checksum(u8::try_from(platform).unwrap())
+        );
+    }
+    fleet.apply(
+        "up",
+        json!({"version": "v1.35.1", "catalog": {"inline": text}, "rollout": {"maxUnavailable": "100%"}}),
+    );
+    fleet.settle();
+    assert_eq!(fleet.status("up").pinned.len(), 64);
+    assert_eq!(fleet.progresses.len(), 70, "all have theirs all the same");
+    fleet.run(|_| Fate::Well);
+    assert_eq!(fleet.status("up").phase, UpgradePhase::Completed);
+}

@@ -130,7 +130,12 @@ impl<'a> Judge<'a, '_> {
             paused: spec.paused,
             halted: halted || image_changed.is_some(),
         };
-        let pinned = self.pins();
+        let pinned = if image_changed.is_some() {
+            // What contradicts a pin must not become one.
+            self.case.recorded_pins().to_vec()
+        } else {
+            self.pins()
+        };
         let places = self.strays.iter().filter(|p| p.has_place()).count();
         let releases = release::choose(self.team, places, max, brakes);
         let makes = self

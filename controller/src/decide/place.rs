@@ -184,8 +184,9 @@ impl<'a> Look<'a, '_> {
             .iter()
             .max_by_key(|p| p.object.creation_timestamp());
         if let (Some(last), Ok(facts)) = (last, &self.node.facts)
+            && !self.is_there()
             && last.hop.as_ref() != Some(&facts.version)
-            && !self.has_reported_since(last)
+            && self.report_is_older_than(last)
         {
             return Place::Between;
         }
@@ -205,8 +206,11 @@ impl<'a> Look<'a, '_> {
         );
         if let Some(own) = self.own.iter().find(|p| p.name() == name) {
             // That hop is done, yet the node shows what was before it.
-            debug_assert!(own.is_over());
-            return Place::Drifted;
+            return if self.has_reported_since(own) {
+                Place::Drifted
+            } else {
+                Place::Between
+            };
         }
         match self.index.progress(&name) {
             Some(foreign) => Place::NameTaken(foreign),
@@ -227,6 +231,14 @@ impl<'a> Look<'a, '_> {
     fn has_reported_since(&self, progress: &Progress) -> bool {
         self.last_result().is_some_and(|result| {
             result.progress == progress.name() || self.is_later(&result.progress, progress)
+        })
+    }
+
+    /// Whether the agent's report certainly was written before this progress ended: it tells of an
+    /// earlier one, or of none. What names a progress that is gone could be either.
+    fn report_is_older_than(&self, progress: &Progress) -> bool {
+        self.last_result().is_none_or(|result| {
+            self.index.progress(&result.progress).is_some() && !self.has_reported_since(progress)
         })
     }
 

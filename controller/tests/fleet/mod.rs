@@ -489,10 +489,19 @@ impl Fleet {
 
     /// Names of nodes with a progress that is released or under way.
     pub fn released(&self) -> Vec<String> {
+        self.released_where(|_| true)
+    }
+
+    /// The same, of the progresses of one upgrade.
+    pub fn released_by(&self, upgrade: &str) -> Vec<String> {
+        self.released_where(|p| p.spec.source_ref.name == upgrade)
+    }
+
+    fn released_where(&self, wanted: impl Fn(&OSUpgradeProgress) -> bool) -> Vec<String> {
         let mut nodes: Vec<String> = self
             .progresses
             .values()
-            .filter(|p| !phase(p).is_terminal())
+            .filter(|p| wanted(p) && !phase(p).is_terminal())
             .filter(|p| phase(p) != ProgressPhase::Pending || p.spec.release != Release::Hold)
             .map(|p| p.spec.node_name.clone())
             .collect();

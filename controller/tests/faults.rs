@@ -1,0 +1,173 @@
+//! A quiet cluster, writes that fail, and objects that cannot be read, on a real control plane.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure here is a failed test"
+)]
+
+mod cluster;
+
+use std::sync::atomic::Ordering;
+
+use cluster::{Cluster, PATIENCE, catalog};
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
+use kube::{
+    Api,
+    api::{DeleteParams, PostParams},
+};
+use monok8s_sandbox::wait;
+use serde_json::json;
+
+const FLAGS: &[&str] = &["--lease-duration=3s", "--lease-renew=500ms"];
+
+/// Refuses every release, until it is deleted.
+async fn refuse_releases(cluster: &Cluster) {
+    let policies: Api<ValidatingAdmissionPolicy> = Api::all(cluster.client.clone());
+    let policy = serde_json::from_value(json!({
+        "metadata": {"name": "no-release"},
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": [{
+                "apiGroups": ["monok8s.io"], "apiVersions": ["*"], "operations": ["UPDATE"],
+                "resources": ["osupgradeprogresses"],
+            }]},
+            "validations": [{"expression": "object.spec.release == 'Hold'"}],
+        },
+    }))
+    .unwrap();
+    policies
+        .create(&PostParams::default(), &policy)
+        .await
+        .unwrap();
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(cluster.client.clone());
+    let binding = serde_json::from_value(json!({
+        "metadata": {"name": "no-release"},
+        "spec": {"policyName": "no-release", "validationActions": ["Deny"]},
+    }))
+    .unwrap();
+    bindings
+        .create(&PostParams::default(), &binding)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_failed_is_tried_again_though_nothing_changes() {
+    let mut cluster = Cluster::start(1).await;
+    refuse_releases(&cluster).await;
+    let replica = cluster.controller("only", FLAGS).await;
+    cluster.begin();
+    cluster
+        .apply(
+            "up",
+            json!({"version": "v1.35.1", "catalog": {"inline": catalog(&["v1.35.1"])}}),
+        )
+        .await;
+    // The binding may take a moment to be heeded; what matters is that a write was refused.
+    wait::until("a release that is refused", PATIENCE, || async {
+        let metrics = replica.get("/metrics").await;
+        let refused = r#"monok8s_controller_writes_total{kind="release",result="refused"}"#;
+        let arrived = cluster
+            .upgrades()
+            .get("up")
+            .await?
+            .status
+            .unwrap_or_default();
+        assert_ne!(
+            arrived.phase.as_str(),
+            "Completed",
+            "released before the policy was heeded"
+        );
+        Ok(metrics.contains(refused).then_some(()))
+    })
+    .await
+    .unwrap();
+    // From here on nothing changes that the controller watches.
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(cluster.client.clone());
+    bindings
+        .delete("no-release", &DeleteParams::default())
+        .await
+        .unwrap();
+    cluster.until_phase_is("up", "Completed").await;
+    cluster.assert_nothing_broken();
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_goes_away_for_longer_than_the_lease() {
+    let mut cluster = Cluster::start(3).await;
+    let first = cluster.controller("first", FLAGS).await;
+    cluster.until_leads("first").await;
+    cluster.begin();
+    cluster
+        .apply(
+            "up",
+            json!({"version": "v1.35.1", "catalog": {"inline": catalog(&["v1.35.1"])}}),
+        )
+        .await;
+    cluster.until_done("up", 1).await;
+    cluster.agents.running.store(false, Ordering::SeqCst);
+    cluster.plane.stop_api_server().await;
+    // A leader that cannot renew ends; its Deployment would start it again.
+    let status = tokio::time::timeout(PATIENCE, first.process.wait())
+        .await
+        .expect("it does not end")
+        .unwrap();
+    assert!(!status.success());
+    cluster.plane.start_api_server().await.unwrap();
+    cluster.agents.running.store(true, Ordering::SeqCst);
+    let _again = cluster.controller("again", FLAGS).await;
+    cluster.until_phase_is("up", "Completed").await;
+    cluster.assert_nothing_broken();
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_cannot_be_read_does_not_stop_the_rest() {
+    let mut cluster = Cluster::start(1).await;
+    // A stored object may be older than the rules of its kind: here the rules are taken away.
+    let patch = json!([{
+        "op": "replace",
+        "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec",
+        "value": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+    }])
+    .to_string();
+    cluster
+        .plane
+        .kubectl()
+        .ok([
+            "patch",
+            "crd",
+            "osupgrades.monok8s.io",
+            "--type=json",
+            "-p",
+            &patch,
+        ])
+        .await
+        .unwrap();
+    let poison = "apiVersion: monok8s.io/v1alpha1\nkind: OSUpgrade\nmetadata: {name: poison}\nspec: {version: [not, text]}\n";
+    wait::until("the laxer rules to be heeded", PATIENCE, || async {
+        Ok(cluster.plane.kubectl().apply(poison).await.ok())
+    })
+    .await
+    .unwrap();
+    let replica = cluster.controller("only", FLAGS).await;
+    replica.until_ready().await;
+    cluster.begin();
+    cluster
+        .apply(
+            "up",
+            json!({"version": "v1.35.1", "catalog": {"inline": catalog(&["v1.35.1"])}}),
+        )
+        .await;
+    cluster.until_phase_is("up", "Completed").await;
+    assert!(
+        replica.log().contains("cannot be read"),
+        "{}",
+        replica.log()
+    );
+    cluster.end().await;
+}
