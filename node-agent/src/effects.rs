@@ -91,8 +91,9 @@ pub trait Effects {
     /// Replaces the record; when this returns it survives a power cut.
     fn save(&mut self, record: &Record) -> Result<(), Trouble>;
 
-    /// Looks at the machine.
-    async fn machine(&mut self) -> Machine;
+    /// Looks at the machine. `switched_in` is the boot in which the attempt under way switched: when this is another
+    /// one, a machine that cannot be told yet is given time before that counts.
+    async fn machine(&mut self, switched_in: Option<&str>) -> Machine;
     /// What a slot holds of which there is no record.
     fn look_into(&mut self, slot: SlotName) -> SlotRecord;
     /// See [`monok8s_boot::BootLoader::mark_unbootable`].

@@ -84,7 +84,8 @@ impl<E: Effects> Executor<E> {
 
     /// One round: observe, decide, act.
     pub async fn step(&mut self) -> Flow {
-        let machine = self.effects.machine().await;
+        let switched_in = self.switched_in();
+        let machine = self.effects.machine(switched_in.as_deref()).await;
         if self.record.is_err() && !self.untold {
             self.record = self.effects.load().map(Option::unwrap_or_default);
             if let Ok(record) = &self.record {
@@ -395,7 +396,7 @@ impl<E: Effects> Executor<E> {
         }
         if let Err(trouble) = outcome {
             // An error says that it may or may not be on disk.
-            let now = self.effects.machine().await;
+            let now = self.effects.machine(None).await;
             let on_disk = now.system.is_ok_and(|s| s.active == plan.to && s.settled);
             if !on_disk {
                 return self.reject_trial(uid, trouble, machine);
@@ -667,6 +668,12 @@ impl<E: Effects> Executor<E> {
             attempt.observed_nonce.clone_from(&p.observed_nonce);
             attempt
         })
+    }
+
+    /// The boot in which the attempt under way switched.
+    fn switched_in(&self) -> Option<String> {
+        let switch = self.record.as_ref().ok()?.under_way()?.switch.as_ref()?;
+        Some(switch.boot_id.clone())
     }
 
     fn attempt(&self, uid: &str) -> Option<Attempt> {

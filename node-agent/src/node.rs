@@ -30,6 +30,9 @@ use crate::{
 /// How often a machine that cannot be told is looked at again before that counts.
 const LOOKS: usize = 3;
 
+/// How long a machine that cannot be told on a trial boot is looked at: its devices and mounts may still be coming up.
+const TRIAL_LOOKS: Duration = Duration::from_secs(60);
+
 /// Pause between two looks.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
 
@@ -78,19 +81,22 @@ pub struct Asked {
 }
 
 impl Node {
-    async fn look(&mut self) -> Look {
-        let mut look = block_in_place(|| self.hardware.look());
-        for _ in 1..LOOKS {
-            let before = self.look.as_ref().map(|l| l.system.is_ok());
+    async fn look(&mut self, switched_in: Option<&str>) -> Look {
+        let began = clock::since_boot();
+        let known = self.look.as_ref().is_some_and(|l| l.system.is_err());
+        let mut looks = 0;
+        loop {
+            let look = block_in_place(|| self.hardware.look());
+            looks += 1;
+            let trial = switched_in.is_some_and(|boot| boot != look.boot_id);
+            let spent = clock::since_boot().saturating_sub(began);
             // Known trouble is not waited for.
-            if look.system.is_ok() || before == Some(false) {
-                break;
+            if look.system.is_ok() || known || has_counted(looks, trial, spent) {
+                self.look = Some(look.clone());
+                return look;
             }
             tokio::time::sleep(BETWEEN_LOOKS).await;
-            look = block_in_place(|| self.hardware.look());
         }
-        self.look = Some(look.clone());
-        look
     }
 
     /// A progress for another Node may be for the Node that this one has become.
@@ -137,8 +143,8 @@ impl Effects for Node {
         })
     }
 
-    async fn machine(&mut self) -> Machine {
-        let look = self.look().await;
+    async fn machine(&mut self, switched_in: Option<&str>) -> Machine {
+        let look = self.look(switched_in).await;
         self.recheck_uid().await;
         self.reporter.here(Here {
             boot_id: look.boot_id.clone(),
@@ -287,6 +293,11 @@ impl Effects for Node {
     }
 }
 
+/// Whether trouble counts after so many looks in so much time. What counts on a trial boot ends the trial.
+fn has_counted(looks: usize, trial: bool, spent: Duration) -> bool {
+    looks >= LOOKS && (!trial || spent >= TRIAL_LOOKS)
+}
+
 /// After what time there is to be another round although nothing was heard. `troubled`: the node is refused as it is,
 /// so that nothing would ever be heard of it.
 fn look_again(what: For, troubled: bool) -> Option<Duration> {
@@ -327,6 +338,20 @@ pub async fn run(mut executor: Executor<Node>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn trouble_on_a_trial_boot_is_given_time() {
+        const LONG: Duration = TRIAL_LOOKS;
+        for (looks, trial, spent, counts) in [
+            (1, false, Duration::ZERO, false),
+            (LOOKS, false, Duration::ZERO, true),
+            (LOOKS, true, Duration::ZERO, false),
+            (100, true, LONG / 2, false),
+            (100, true, LONG, true),
+        ] {
+            assert_eq!(has_counted(looks, trial, spent), counts, "{looks} {trial}");
+        }
+    }
 
     #[test]
     fn only_a_troubled_agent_looks_again_without_an_event() {

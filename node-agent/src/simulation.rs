@@ -104,6 +104,8 @@ struct Sim {
     reboot: RebootWatch,
     /// This process has the slot open.
     claimed: bool,
+    /// The boot of the switch, as the last look at the machine was told of it.
+    switched_in: Option<String>,
 }
 
 impl World {
@@ -279,7 +281,8 @@ impl Effects for Sim {
         })
     }
 
-    async fn machine(&mut self) -> Machine {
+    async fn machine(&mut self, switched_in: Option<&str>) -> Machine {
+        self.switched_in = switched_in.map(str::to_owned);
         let w = self.w();
         Machine {
             boot_id: w.boot_id(),
@@ -526,6 +529,7 @@ fn start(world: &Rc<RefCell<World>>) -> Executor<Sim> {
         world: Rc::clone(world),
         reboot: RebootWatch::NotAsked,
         claimed: false,
+        switched_in: None,
     })
 }
 
@@ -874,6 +878,7 @@ fn a_disk_that_goes_read_only_after_the_switch_does_not_end_the_attempt() {
     let mut executor = start(&world);
     while world.borrow().switches.is_empty() {
         assert_eq!(block_on(executor.step()), Flow::Again);
+        assert_eq!(executor.effects().switched_in, None);
     }
     let before = phase_of(&world.borrow(), "p1");
     world.borrow_mut().faults.insert(Fault::DiskGone);
@@ -888,6 +893,13 @@ fn a_disk_that_goes_read_only_after_the_switch_does_not_end_the_attempt() {
     }
     world.borrow_mut().power = true;
     world.borrow_mut().firmware();
+    let mut executor = start(&world);
+    block_on(executor.step());
+    assert_eq!(
+        executor.effects().switched_in.as_deref(),
+        Some("boot-1"),
+        "a trial boot is given time to come up"
+    );
     run(&world, None);
     assert_eq!(phase_of(&world.borrow(), "p1").0, ProgressPhase::Completed);
 }
