@@ -20,7 +20,7 @@ if [ "${1:-}" = test ]; then
     sgdisk:gdisk      # partition tables
     script:bsdutils   # GRUB's own interpreter over the shipped grub.cfg
     dbus-daemon:dbus-daemon # a system bus to ask for a reboot
-  grub-emu:grub-emu
+    grub-emu:grub-emu
     grub-script-check:grub-common
   )
 fi
@@ -33,6 +33,11 @@ for pair in "${needed[@]}"; do
 done
 # Headers have no program to look for; gcc alone does not bring them.
 [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
+# Modules and crates come over https.
+[ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/pki/tls/certs/ca-bundle.crt ] || missing+=(ca-certificates)
+
+# Everything that is wrong is told in one go.
+wrong=0
 
 if [ ${#missing[@]} -gt 0 ]; then
   mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
@@ -45,20 +50,27 @@ if [ ${#missing[@]} -gt 0 ]; then
   else
     echo "These packages are missing. Install them (names are Debian's) and run make again:" >&2
     echo "  sudo $install" >&2
-    exit 1
+    wrong=1
   fi
 fi
 
 if ! command -v cargo >/dev/null; then
   echo "cargo is missing. Install Rust: https://rustup.rs" >&2
-  exit 1
+  wrong=1
 fi
-# Go builds the control plane once, where there is none to be found.
+# Go builds the control plane once, where there is none to be found. From 1.21 on it fetches by
+# itself the version that go.mod asks for.
 built="${XDG_CACHE_HOME:-$HOME/.cache}/monok8s/control-plane"
-if ! command -v go >/dev/null && [ -z "${KUBEBUILDER_ASSETS:-}" ] && ! command -v kube-apiserver >/dev/null \
+if [ -z "${KUBEBUILDER_ASSETS:-}" ] && ! command -v kube-apiserver >/dev/null \
   && ! compgen -G "$built/*/kube-apiserver" >/dev/null; then
-  echo "go is missing, and no Kubernetes control plane is here that would make it unnecessary." >&2
-  echo "Install Go: https://go.dev/dl, or set KUBEBUILDER_ASSETS to a folder with kube-apiserver, etcd," >&2
-  echo "kube-controller-manager and kubectl of Kubernetes 1.34 or newer." >&2
-  exit 1
+  found=$(go env GOVERSION 2>/dev/null || true)
+  minor=${found#go1.}
+  minor=${minor%%[!0-9]*}
+  if [ "${minor:-0}" -lt 21 ]; then
+    echo "Go 1.21 or newer is missing (found: ${found:-none}), and no Kubernetes control plane is here that would" >&2
+    echo "make it unnecessary. Install Go: https://go.dev/dl, or set KUBEBUILDER_ASSETS to a folder with" >&2
+    echo "kube-apiserver, etcd, kube-controller-manager and kubectl of Kubernetes 1.34 or newer." >&2
+    wrong=1
+  fi
 fi
+exit $wrong

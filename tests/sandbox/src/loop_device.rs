@@ -38,9 +38,15 @@ impl LoopDevice {
         Ok(Self { path, _held: held })
     }
 
-    /// Whether this machine lets this process have loop devices.
+    /// Whether this machine lets this process have loop devices: tried, as a container may show
+    /// them and refuse them.
     pub fn available() -> bool {
-        rustix::process::geteuid().is_root() && Path::new("/dev/loop-control").exists()
+        let try_one = || -> Result<Self> {
+            let file = tempfile::NamedTempFile::new()?;
+            file.as_file().set_len(1 << 20)?;
+            Self::attach(file.path())
+        };
+        rustix::process::geteuid().is_root() && try_one().is_ok()
     }
 
     /// Makes its partitions known to a kernel that cannot read a GPT itself; else they are already.
