@@ -117,6 +117,8 @@ pub trait Effects {
     async fn reboot(&mut self);
     /// The reboot that was asked for.
     fn reboot_watch(&self) -> RebootWatch;
+    /// What was said to the reboot, where it was refused.
+    fn reboot_refusal(&self) -> Option<String>;
     /// What came of a reboot is of an attempt that is over.
     fn forget_reboot(&mut self);
 

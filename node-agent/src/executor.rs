@@ -5,7 +5,7 @@
 
 use monok8s_api::{
     osnode::LastResult,
-    reason::{ProgressPhase, SlotState},
+    reason::{FailureReason, ProgressPhase, SlotState},
 };
 use monok8s_boot::SlotName;
 use tracing::{error, info, warn};
@@ -465,6 +465,11 @@ impl<E: Effects> Executor<E> {
 
     fn end(&mut self, ending: Ending, view: &View) -> Result<(), Unsaved> {
         let mut message = ending.message;
+        if ending.reason == FailureReason::RebootFailed.as_str()
+            && let Some(why) = self.effects.reboot_refusal()
+        {
+            message = format!("{message} ({why})");
+        }
         if let Some(slot) = ending.spoil {
             // From here on the boot loader no longer tells whether the switch was made, so the record has to.
             self.change(&ending.uid, |a| {

@@ -73,11 +73,12 @@ pub struct Node {
 }
 
 /// A reboot that was asked for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Asked {
     /// When, on the boot-time clock.
     at: Duration,
-    refused: bool,
+    /// Why it will not come.
+    refused: Option<String>,
 }
 
 impl Node {
@@ -193,10 +194,10 @@ impl Effects for Node {
         self.metrics.reboot();
         info!("rebooting");
         let refused = match self.rebooter.reboot().await {
-            Ok(()) => false,
+            Ok(()) => None,
             Err(e) => {
                 warn!("{e}");
-                true
+                Some(e.to_string())
             }
         };
         self.reboot = Some(Asked {
@@ -206,14 +207,18 @@ impl Effects for Node {
     }
 
     fn reboot_watch(&self) -> RebootWatch {
-        match self.reboot {
+        match &self.reboot {
             None => RebootWatch::NotAsked,
-            Some(asked) if asked.refused => RebootWatch::Overdue,
+            Some(asked) if asked.refused.is_some() => RebootWatch::Overdue,
             Some(asked) if clock::since_boot().saturating_sub(asked.at) > self.reboot_limit => {
                 RebootWatch::Overdue
             }
             Some(_) => RebootWatch::Asked,
         }
+    }
+
+    fn reboot_refusal(&self) -> Option<String> {
+        self.reboot.as_ref()?.refused.clone()
     }
 
     fn forget_reboot(&mut self) {

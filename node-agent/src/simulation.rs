@@ -444,6 +444,10 @@ impl Effects for Sim {
         self.reboot
     }
 
+    fn reboot_refusal(&self) -> Option<String> {
+        (self.reboot == RebootWatch::Overdue).then(|| "a block inhibitor".to_owned())
+    }
+
     fn forget_reboot(&mut self) {
         self.reboot = RebootWatch::NotAsked;
     }
@@ -817,6 +821,8 @@ fn a_refused_reboot_is_not_held_against_the_next_attempt() {
     let mut executor = start(&world);
     while block_on(executor.step()) == Flow::Again {}
     assert_eq!(phase_of(&world.borrow(), "p1").1, "RebootFailed");
+    let message = world.borrow().objects["p1"].status.clone().unwrap().message;
+    assert!(message.contains("(a block inhibitor)"), "{message}");
     assert_eq!(
         world.borrow().loader.trial,
         None,
