@@ -21,6 +21,7 @@ use monok8s_telemetry::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch as channel,
+    task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -66,6 +67,11 @@ pub enum StartError {
     /// Signals.
     #[error("signals cannot be received: {0}")]
     Signals(#[from] std::io::Error),
+    /// What runs beside the executor.
+    #[error(
+        "{0}, so that the agent would hear or say nothing any more: it ends and is to be started again"
+    )]
+    Ended(String),
 }
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -107,8 +113,9 @@ pub async fn run(args: Args) -> Result<(), StartError> {
         },
         metrics.clone(),
     );
-    tokio::spawn(reporter.clone().run());
-    tokio::spawn(osnode::run(
+    let mut beside = JoinSet::new();
+    beside.spawn(reporter.clone().run());
+    beside.spawn(osnode::run(
         client.clone(),
         args.node_name.clone(),
         published,
@@ -116,7 +123,7 @@ pub async fn run(args: Args) -> Result<(), StartError> {
     {
         let (client, name) = (client.clone(), args.node_name.clone());
         let (uid, objects) = (uid.clone(), objects.clone());
-        tokio::spawn(async move { watch::run(client, &name, uid, objects, heard).await });
+        beside.spawn(async move { watch::run(client, &name, uid, objects, heard).await });
     }
 
     let (hardware, rebooter) = machine(&args);
@@ -156,15 +163,32 @@ pub async fn run(args: Args) -> Result<(), StartError> {
         look: None,
     };
     let executor = Executor::new(node);
+    let mut outcome = Ok(());
+    let ending = async {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            why = ended(&mut beside) => {
+                outcome = Err(why);
+                stop.cancel();
+            }
+        }
+        tokio::time::sleep(STOP).await;
+    };
     // A switch has no await in it, so that it is over or has not begun when this is given up.
     tokio::select! {
         () = node::run(executor) => {}
-        () = async { stop.cancelled().await; tokio::time::sleep(STOP).await } => {
-            warn!("the executor did not stop within {STOP:?}");
-        }
+        () = ending => warn!("the executor did not stop within {STOP:?}"),
     }
     info!("ended");
-    Ok(())
+    outcome
+}
+
+/// Waits until one of the tasks that are to run for ever does not run any more.
+async fn ended(beside: &mut JoinSet<()>) -> StartError {
+    StartError::Ended(match beside.join_next().await {
+        Some(Err(e)) => format!("a task of the agent's has ended: {e}"),
+        Some(Ok(())) | None => "a task of the agent's has ended".to_owned(),
+    })
 }
 
 fn stop_on_signal() -> Result<CancellationToken, StartError> {
@@ -251,4 +275,20 @@ fn machine(args: &Args) -> (Hardware, Arc<dyn Reboot>) {
         state_dir: args.state_dir.clone().unwrap_or_default(),
     };
     (hardware, Arc::from(rebooter))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_ends_ends_the_agent() {
+        let mut beside = JoinSet::new();
+        beside.spawn(std::future::pending());
+        beside.spawn(async { panic!("a defect") });
+        let why = ended(&mut beside).await.to_string();
+        assert!(why.contains("a defect"), "{why}");
+        beside.spawn(async {});
+        assert!(matches!(ended(&mut beside).await, StartError::Ended(_)));
+    }
 }
