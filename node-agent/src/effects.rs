@@ -128,6 +128,8 @@ pub trait Effects {
     async fn report(&mut self, attempt: &Attempt) -> Result<Reply, Away>;
     /// Has the attempt's status written soon; a newer one takes its place.
     fn show(&mut self, attempt: &Attempt);
+    /// What the attempt under way waits for, for its statuses; empty when for nothing.
+    fn note(&mut self, note: &str);
     /// Reads the attempt's object into the view.
     async fn read_fresh(&mut self, attempt: &Attempt) -> Result<(), Away>;
     /// What the progress is to install.

@@ -44,6 +44,8 @@ pub struct Executor<E> {
     last: Option<Action>,
     /// The record could not be written and not everybody who asks was told so: it is not read again yet.
     untold: bool,
+    /// The status says that the disk takes no writes.
+    noted: bool,
 }
 
 /// The record could not be written; [`Executor::record`] says why.
@@ -64,6 +66,7 @@ impl<E: Effects> Executor<E> {
             fresh: false,
             last: None,
             untold: false,
+            noted: false,
         }
     }
 
@@ -650,6 +653,9 @@ impl<E: Effects> Executor<E> {
         {
             let why = trouble.message.clone();
             self.record = Ok(on_disk);
+            self.noted = true;
+            self.effects.note(&why);
+            self.show_under_way();
             return Flow::Backoff(why);
         }
         self.untold = true;
@@ -714,6 +720,9 @@ impl<E: Effects> Executor<E> {
         match self.effects.save(record) {
             Ok(()) => {
                 self.on_disk = Some(record.clone());
+                if std::mem::take(&mut self.noted) {
+                    self.effects.note("");
+                }
                 if let Some(machine) = &self.machine {
                     self.effects.publish(Ok(record), machine);
                 }

@@ -132,6 +132,12 @@ impl Installer {
         }
     }
 
+    /// See [`crate::effects::Effects::note`].
+    pub fn note(&self, note: &str) {
+        self.live
+            .send_modify(|live| note.clone_into(&mut live.note));
+    }
+
     /// See [`crate::effects::Effects::open`].
     pub async fn open(&mut self, job: &Job) -> Opened {
         self.abandon().await;

@@ -250,6 +250,10 @@ impl Effects for Node {
         self.reporter.show(attempt);
     }
 
+    fn note(&mut self, note: &str) {
+        self.installer.note(note);
+    }
+
     async fn read_fresh(&mut self, attempt: &Attempt) -> Result<(), Away> {
         let answer = self.reporter.read(&attempt.name, &attempt.uid);
         self.unless_stopping(answer).await

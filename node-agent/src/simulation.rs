@@ -106,6 +106,9 @@ struct Sim {
     claimed: bool,
     /// The boot of the switch, as the last look at the machine was told of it.
     switched_in: Option<String>,
+    /// What is shown in passing: the attempt and what it waits for.
+    shown: Option<Attempt>,
+    note: String,
 }
 
 impl World {
@@ -485,7 +488,13 @@ impl Effects for Sim {
         })
     }
 
-    fn show(&mut self, _attempt: &Attempt) {}
+    fn show(&mut self, attempt: &Attempt) {
+        self.shown = Some(attempt.clone());
+    }
+
+    fn note(&mut self, note: &str) {
+        note.clone_into(&mut self.note);
+    }
 
     async fn read_fresh(&mut self, _attempt: &Attempt) -> Result<(), Away> {
         self.effect(|w| {
@@ -534,6 +543,8 @@ fn start(world: &Rc<RefCell<World>>) -> Executor<Sim> {
         reboot: RebootWatch::NotAsked,
         claimed: false,
         switched_in: None,
+        shown: None,
+        note: String::new(),
     })
 }
 
@@ -893,10 +904,14 @@ fn a_disk_that_goes_read_only_after_the_switch_does_not_end_the_attempt() {
         assert!(matches!(block_on(executor.step()), Flow::Backoff(_)));
     }
     assert_eq!(phase_of(&world.borrow(), "p1"), before);
+    let shown = executor.effects().shown.clone();
+    assert!(shown.is_some_and(|a| a.switch.is_some()));
+    assert_eq!(executor.effects().note, "read-only");
     world.borrow_mut().faults.clear();
     while world.borrow().power {
         assert!(!matches!(block_on(executor.step()), Flow::Wait(_)));
     }
+    assert_eq!(executor.effects().note, "");
     world.borrow_mut().power = true;
     world.borrow_mut().firmware();
     let mut executor = start(&world);
