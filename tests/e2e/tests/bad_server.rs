@@ -160,6 +160,8 @@ async fn refusals_end_the_attempt_and_faults_are_retried() -> Result<()> {
         )
     };
     cases::all(vec![
+        // The longest first.
+        case("never-answers", never_answers(&cluster)),
         refused("not-found", 404, "DownloadNotFound"),
         refused("gone", 410, "DownloadNotFound"),
         refused("unauthorized", 401, "DownloadForbidden"),
@@ -174,7 +176,6 @@ async fn refusals_end_the_attempt_and_faults_are_retried() -> Result<()> {
                 true,
             ),
         ),
-        case("never-answers", never_answers(&cluster)),
         case("recovers", recovers(&cluster)),
         case("keeps-dropping", keeps_dropping(&cluster)),
     ])

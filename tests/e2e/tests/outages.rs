@@ -21,7 +21,7 @@ const OLD: &str = "v1.34.1";
 const NEW: &str = "v1.34.2";
 
 /// Longer than the longest pause between two tries, of the agent's watch as of everything else.
-const AWAY: Duration = Duration::from_secs(45);
+const AWAY: Duration = Duration::from_secs(35);
 /// A token's usual renewal is every few minutes.
 const RENEWAL: Duration = Duration::from_secs(2);
 
