@@ -30,6 +30,8 @@ const LIMIT: Duration = Duration::from_secs(300);
 pub(crate) async fn run(keep: bool) -> Result<ExitCode> {
     let screen = Screen::new();
     let instance = Instance::demo();
+    // Before anything that is ended afterwards: one that is kept is not this one's to end.
+    instance.ensure_down()?;
     let mut term = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
     let outcome = tokio::select! {

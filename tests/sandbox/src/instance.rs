@@ -56,6 +56,14 @@ impl Instance {
         &self.folder
     }
 
+    /// Fails when it is up, saying how to end it.
+    pub fn ensure_down(&self) -> Result<()> {
+        if self.locked()? {
+            bail!("a {} is up already: `make down` ends it", self.name);
+        }
+        Ok(())
+    }
+
     /// Starts it and returns when it is up; `say` is told what it does. Unless `detached` it ends
     /// when this process does.
     pub async fn start(
@@ -64,9 +72,7 @@ impl Instance {
         detached: bool,
         say: &mut impl FnMut(&str),
     ) -> Result<Description> {
-        if self.locked()? {
-            bail!("a {} is up already: `make down` ends it", self.name);
-        }
+        self.ensure_down()?;
         supervisor::remove(&self.folder).await?;
         fs::create_dir_all(&self.folder)
             .with_context(|| format!("cannot make {}", self.folder.display()))?;
