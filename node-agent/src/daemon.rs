@@ -87,14 +87,9 @@ pub async fn run(args: Args) -> Result<(), StartError> {
     let heard = readiness.gate("watch");
     let server = Server::bind(args.listen).await?;
     info!(node = %args.node_name, address = %server.address(), "agent {}", env!("CARGO_PKG_VERSION"));
-    let stopping = stop.clone();
+    let stopping = stop.clone().cancelled_owned();
     tokio::spawn(async move {
-        let ended = server
-            .run(metrics_registry, readiness, async move {
-                stopping.cancelled().await;
-            })
-            .await;
-        if let Err(e) = ended {
+        if let Err(e) = server.run(metrics_registry, readiness, stopping).await {
             warn!("{e}");
         }
     });
