@@ -70,15 +70,15 @@ async fn a_leader_that_is_killed_is_replaced() {
     first.process.kill().await;
     cluster.until_leads("second").await;
     arrived(&cluster).await;
-    let metrics = second.get("/metrics").await;
-    assert!(
-        metrics.contains("monok8s_controller_leading 1"),
-        "{metrics}"
-    );
-    assert!(
-        metrics.contains(r#"monok8s_controller_upgrades{phase="Completed"} 1"#),
-        "{metrics}"
-    );
+    // The index learns of a status by its watch, a moment after everybody else may.
+    let metrics = wait::until("the metrics to tell the end", PATIENCE, || async {
+        let metrics = second.get("/metrics").await;
+        let told = metrics.contains("monok8s_controller_leading 1")
+            && metrics.contains(r#"monok8s_controller_upgrades{phase="Completed"} 1"#);
+        Ok(told.then_some(metrics))
+    })
+    .await
+    .unwrap();
     for name in ["n0", "n1", "up\"", "osupgrade-"] {
         assert!(!metrics.contains(name), "a label names {name}: {metrics}");
     }

@@ -8,6 +8,8 @@
 
 mod fleet;
 
+use std::fmt::Write as _;
+
 use fleet::{Fate, Fleet, catalog, phase, spec};
 use kube::ResourceExt;
 use monok8s_api::{
@@ -698,10 +700,12 @@ fn failures_and_pins_are_capped() {
         fleet.add_node(&node, "v1.34.1");
         let report = fleet.reports.get_mut(&node).unwrap();
         report.status.as_mut().unwrap().platform = format!("linux/p{platform}");
-        text += &format!(
-            "- {{version: v1.35.1, platform: linux/p{platform}, url: \"https://e.x/\", checksum: \"{}\"}}\n",
-            fleet::checksum(u8::try_from(platform).unwrap())
-        );
+        let checksum = fleet::checksum(u8::try_from(platform).unwrap());
+        writeln!(
+            text,
+            "- {{version: v1.35.1, platform: linux/p{platform}, url: \"https://e.x/\", checksum: \"{checksum}\"}}"
+        )
+        .unwrap();
     }
     fleet.apply(
         "up",

@@ -1,6 +1,6 @@
 //! One upgrade and the nodes that it governs: what is made and released for them, and what is said.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
@@ -27,6 +27,8 @@ use crate::index::{Node, Progress};
 /// Most progresses that one plan makes; the rest follows in the next, so that a fleet's objects do
 /// not hold up everything else.
 pub const MAX_CREATIONS: usize = 500;
+/// When to look whether a stalled progress moves again.
+const LOOK_AGAIN_AT_STALLED: Duration = Duration::from_secs(30);
 /// Most images that `status.pinned` holds.
 pub const MAX_PINNED: usize = 64;
 
@@ -79,7 +81,10 @@ impl<'a> Judge<'a, '_> {
                 (Judgement::Accepted(rollout), pinned)
             }
             Truth::False | Truth::Unknown => {
-                self.want_reading(Urgency::Eventually, plan);
+                // Whom another governs, no catalog can change.
+                if verdict.reason != AcceptedReason::Superseded {
+                    self.want_reading(Urgency::Eventually, plan);
+                }
                 let judgement = Judgement::NotAccepted(verdict);
                 (judgement, self.case.recorded_pins().to_vec())
             }
@@ -389,6 +394,9 @@ impl<'a> Judge<'a, '_> {
             let due = progress.moved_at + self.settings.stall_after;
             if due <= self.now.clock {
                 stalled.push(progress.node_name().to_owned());
+                // Bytes that flow again are no reason to plan.
+                let soon = self.now.clock + LOOK_AGAIN_AT_STALLED;
+                plan.look_again_at = Some(plan.look_again_at.map_or(soon, |at| at.min(soon)));
             } else {
                 plan.look_again_at = Some(plan.look_again_at.map_or(due, |at| at.min(due)));
             }

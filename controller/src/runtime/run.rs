@@ -21,7 +21,7 @@ use super::{
     metrics::Metrics,
     options::{Options, OptionsError},
     reconcile::Reconciler,
-    watches::{Shared, Watches},
+    watches::{Shared, Watches, WatchesEnded},
     writer::Writer,
 };
 use crate::decide::Settings;
@@ -50,6 +50,9 @@ pub enum RunError {
     /// Signals could not be listened to.
     #[error("cannot listen to signals: {0}")]
     Signals(#[source] std::io::Error),
+    /// A watch ended, and with it what this process knows of the cluster.
+    #[error(transparent)]
+    Watches(#[from] WatchesEnded),
     /// The Lease could not be renewed, or somebody else holds it.
     #[error(
         "lost the Lease: it could not be renewed within two thirds of --lease-duration, or another replica holds it; ending, so that nothing is written by mistake"
@@ -111,13 +114,18 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     };
 
     let elected = async {
-        watches.synced().await;
+        watches.synced().await?;
         campaign.win().await;
+        Ok::<(), WatchesEnded>(())
     };
-    if stop.run_until_cancelled(elected).await.is_some() {
+    if let Some(elected) = stop.run_until_cancelled(elected).await {
+        elected?;
         tracing::info!(identity, "leading");
         metrics.leads(true);
-        Box::pin(lead(reconciler, campaign, &stop)).await?;
+        tokio::select! {
+            led = Box::pin(lead(reconciler, campaign, &stop)) => led?,
+            ended = watches.ended() => return Err(ended.into()),
+        }
     }
     stop.cancel();
     tracing::info!("ending");
@@ -134,15 +142,16 @@ async fn lead(
     mut campaign: Campaign,
     stop: &CancellationToken,
 ) -> Result<(), RunError> {
-    let reconciling = reconciler.run();
-    tokio::pin!(reconciling);
+    let mut reconciling = Box::pin(reconciler.run());
     tokio::select! {
         biased;
         () = campaign.keep() => return Err(RunError::LostLease),
         () = &mut reconciling => {}
         () = stop.cancelled() => {
             if timeout(GRACE, reconciling).await.is_err() {
-                tracing::warn!("writes under way did not end in time");
+                // What was sent may still be written: the next leader had better wait.
+                tracing::warn!("writes under way did not end in time; the Lease runs out by itself");
+                return Ok(());
             }
         }
     }

@@ -167,6 +167,11 @@ impl Kept for OSNode {
     }
 }
 
+/// A watch that should never end did: going on would be acting on a picture that stands still.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a watch ended by itself, which is a fault of this program; ending, to begin anew")]
+pub struct WatchesEnded;
+
 /// The running watches. Dropping this ends them.
 pub(super) struct Watches {
     synced: Vec<oneshot::Receiver<()>>,
@@ -216,10 +221,17 @@ impl Watches {
     }
 
     /// Waits until every kind has been listed once.
-    pub(super) async fn synced(&mut self) {
+    pub(super) async fn synced(&mut self) -> Result<(), WatchesEnded> {
         for synced in self.synced.drain(..) {
-            synced.await.ok();
+            synced.await.map_err(|_| WatchesEnded)?;
         }
+        Ok(())
+    }
+
+    /// Waits for the end of any watch, which none has while all is well.
+    pub(super) async fn ended(&mut self) -> WatchesEnded {
+        self.tasks.join_next().await;
+        WatchesEnded
     }
 }
 

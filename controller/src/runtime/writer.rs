@@ -287,7 +287,7 @@ impl Writer {
         let deleted = self
             .request(self.progresses.delete(&deletion.name, &params))
             .await;
-        match deleted.map(|answer| answer.left()) {
+        match deleted.map(|answer| answer.either(Some, |_| None)) {
             // Somebody's finalizer keeps it.
             Ok(Some(dying)) => {
                 self.shared
