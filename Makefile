@@ -44,7 +44,7 @@ test: setup-test build ## run every test
 	cargo test --workspace --locked --no-fail-fast
 
 .PHONY: lint
-lint: ## formatting, clippy without warnings, and cargo-deny where it is installed
+lint: setup ## formatting, clippy without warnings, and cargo-deny where it is installed
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	@if command -v cargo-deny >/dev/null; then cargo deny check; else echo "cargo-deny is not installed: skipped"; fi
