@@ -3,7 +3,13 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
-use monok8s_sandbox::{kubectl::Kubectl, scratch, wait};
+use monok8s_sandbox::{
+    assets::Assets,
+    control_plane::{ControlPlane, Options},
+    kubectl::Kubectl,
+    scratch, wait,
+};
+use tempfile::TempDir;
 
 /// How long the API server may take to act on what was installed. Generous: builds may be running.
 const SETTLED: Duration = Duration::from_secs(60);
@@ -14,6 +20,21 @@ pub const CONTRACT_EXAMPLE: &str = include_str!("../../../examples/my-upgrade-2.
 /// The folder that `kubectl apply -k` takes.
 pub fn manifests() -> PathBuf {
     scratch::repository().join("manifests")
+}
+
+/// A control plane without nodes, with everything installed, in a folder of its own named after `purpose`. It lives as
+/// long as both.
+pub async fn plane(purpose: &str) -> Result<(TempDir, ControlPlane)> {
+    let folder = scratch::folder(purpose)?;
+    let assets = Assets::find(|line| eprintln!("{line}")).await?;
+    let plane = ControlPlane::start(
+        &assets,
+        &folder.path().join("control-plane"),
+        Options::default(),
+    )
+    .await?;
+    apply(&plane.kubectl()).await?;
+    Ok((folder, plane))
 }
 
 /// `kubectl apply -k manifests`, and waits until the kinds are served and the fence stands: the API

@@ -5,13 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use monok8s_e2e::{install, pages};
-use monok8s_sandbox::{
-    assets::Assets,
-    binaries,
-    control_plane::{ControlPlane, Options},
-    kubectl::Kubectl,
-    scratch,
-};
+use monok8s_sandbox::{binaries, kubectl::Kubectl, scratch};
 
 /// A file or a block of a page, and where it comes from.
 struct Sample {
@@ -62,22 +56,9 @@ fn samples() -> Result<Vec<Sample>> {
     Ok(samples)
 }
 
-async fn plane() -> Result<(tempfile::TempDir, ControlPlane)> {
-    let folder = scratch::folder("samples")?;
-    let assets = Assets::find(|line| eprintln!("{line}")).await?;
-    let plane = ControlPlane::start(
-        &assets,
-        &folder.path().join("control-plane"),
-        Options::default(),
-    )
-    .await?;
-    install::apply(&plane.kubectl()).await?;
-    Ok((folder, plane))
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn every_object_is_one_that_the_api_server_takes() -> Result<()> {
-    let (_folder, plane) = plane().await?;
+    let (_folder, plane) = install::plane("samples").await?;
     let kubectl = plane.kubectl();
     for sample in samples()? {
         if sample.is_object() {
@@ -138,7 +119,7 @@ fn every_catalog_is_one_that_ctl_reads() -> Result<()> {
 /// The pages' own `ctl` lines, run in the repository's root against a cluster.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_line_of_ctl_runs() -> Result<()> {
-    let (_folder, plane) = plane().await?;
+    let (_folder, plane) = install::plane("samples").await?;
     let mut run = 0;
     for block in pages::blocks()? {
         for line in block
@@ -173,7 +154,7 @@ async fn every_line_of_ctl_runs() -> Result<()> {
 /// The pages' `kubectl` lines: each is parsed by the real `kubectl` and names what there is.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_line_of_kubectl_that_can_be_tried_is_right() -> Result<()> {
-    let (_folder, plane) = plane().await?;
+    let (_folder, plane) = install::plane("samples").await?;
     let kubectl = plane.kubectl();
     kubectl
         .apply(

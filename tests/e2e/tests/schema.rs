@@ -2,27 +2,9 @@
 
 use anyhow::{Result, ensure};
 use monok8s_e2e::install;
-use monok8s_sandbox::{
-    assets::Assets,
-    control_plane::{ControlPlane, Options},
-    kubectl::{Kubectl, Output},
-    scratch,
-};
+use monok8s_sandbox::kubectl::{Kubectl, Output};
 
 const URL: &str = "url: 'https://images.example/catalog.yaml'";
-
-async fn plane() -> Result<(tempfile::TempDir, ControlPlane)> {
-    let folder = scratch::folder("schema")?;
-    let assets = Assets::find(|line| eprintln!("{line}")).await?;
-    let plane = ControlPlane::start(
-        &assets,
-        &folder.path().join("control-plane"),
-        Options::default(),
-    )
-    .await?;
-    install::apply(&plane.kubectl()).await?;
-    Ok((folder, plane))
-}
 
 async fn try_to_create(kubectl: &Kubectl, manifest: &str) -> Result<Output> {
     let arguments = ["create", "--dry-run=server", "--validate=strict", "-f", "-"];
@@ -38,7 +20,7 @@ fn upgrade(name: &str, spec: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 #[expect(clippy::too_many_lines, reason = "a row a rule")]
 async fn an_upgrade_is_taken_or_refused_as_the_contract_says() -> Result<()> {
-    let (_folder, plane) = plane().await?;
+    let (_folder, plane) = install::plane("schema").await?;
     let kubectl = plane.kubectl();
     let with = |more: &str| format!("version: v1.35.1, catalog: {{{URL}}}, {more}");
     for (spec, refusal) in [
@@ -143,7 +125,7 @@ async fn an_upgrade_is_taken_or_refused_as_the_contract_says() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_progress_is_made_for_cannot_be_changed() -> Result<()> {
-    let (_folder, plane) = plane().await?;
+    let (_folder, plane) = install::plane("schema").await?;
     let kubectl = plane.kubectl();
     // As users write it, nulls included.
     kubectl
