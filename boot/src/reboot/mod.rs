@@ -4,7 +4,7 @@
 //! kexec is unloaded first, and a soft reboot (systemd's, which keeps the kernel) is never asked for.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ pub fn for_machine(method: &RebootMethod, roots: &Roots) -> Box<dyn Reboot> {
     let systemd = || Box::new(Systemd::new(roots)) as Box<dyn Reboot>;
     let syscall = || {
         Box::new(Syscall {
-            realm: Realm::Machine,
+            realm: Realm::Machine(roots.proc.clone()),
         }) as Box<dyn Reboot>
     };
     let ways = match method {
@@ -118,7 +118,10 @@ struct ThroughFirmware {
 #[async_trait]
 impl Reboot for ThroughFirmware {
     async fn reboot(&self) -> Result<(), RebootError> {
-        kexec::unload(&self.roots.sys)?;
+        // A node in a process namespace of its own shares its kernel, and what is loaded there is not the node's.
+        if syscall::Namespace::of(Path::new("/proc/self")).is_ok_and(|own| own.is_first()) {
+            kexec::unload(&self.roots.sys)?;
+        }
         rustix::fs::sync();
         let mut tried = Vec::new();
         for way in &self.ways {
