@@ -14,7 +14,7 @@ mod fleet;
 use std::time::{Duration, Instant};
 
 use fleet::{Fate, Fleet, spec};
-use monok8s_controller::decide::plan::plan;
+use monok8s_controller::decide::planner::plan;
 
 const VERSIONS: [&str; 3] = ["v1.33.4", "v1.34.6", "v1.35.1"];
 /// Measurements per figure; the median is shown.

@@ -6,7 +6,7 @@ mod fleet;
 use fleet::{Fate, Fleet, phase, spec};
 use kube::ResourceExt;
 use monok8s_api::reason::{ProgressPhase, UpgradePhase};
-use monok8s_controller::decide::plan;
+use monok8s_controller::decide::planner;
 use proptest::prelude::*;
 
 const VERSIONS: [&str; 4] = ["v1.33.4", "v1.34.6", "v1.35.1", "v1.35.2"];
@@ -182,7 +182,7 @@ proptest! {
                 index = fleet.index();
             }
             fleet.feed(&mut index);
-            let plan = plan::plan(&index, &fleet.settings, fleet.now());
+            let plan = planner::plan(&index, &fleet.settings, fleet.now());
             let anew = fleet.plan();
 
             // No memory: who begins now decides the same.

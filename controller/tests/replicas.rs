@@ -11,7 +11,7 @@ mod cluster;
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
 use cluster::{Cluster, PATIENCE, Replica, catalog};
-use kube::api::ListParams;
+use kube::api::{DeleteParams, ListParams};
 use monok8s_sandbox::wait;
 use rustix::process::Signal;
 use serde_json::json;
@@ -48,19 +48,7 @@ async fn arrived(cluster: &Cluster) {
     let released = cluster.seen.lock().unwrap().released.clone();
     assert_eq!(released.len(), NODES);
     assert_eq!(released.iter().collect::<BTreeSet<_>>().len(), NODES);
-    // An Event follows the status that it tells of.
-    wait::until("the last Event", PATIENCE, || async {
-        let told = cluster.events("up").await;
-        Ok(told.iter().any(|(r, _)| r == "Completed").then_some(()))
-    })
-    .await
-    .unwrap();
-    let told: Vec<String> = cluster
-        .events("up")
-        .await
-        .into_iter()
-        .map(|(r, _)| r)
-        .collect();
+    let told = cluster.told_until("up", "Completed").await;
     assert_eq!(told, ["Accepted", "Completed"]);
 }
 
@@ -105,10 +93,8 @@ async fn a_leader_that_was_stopped_for_three_leases_does_nothing_more() {
     cluster.until_done("up", 2).await;
     // Three durations as the one that took over counts them: its renewals.
     let renewals = |cluster: &Cluster| {
-        let client = cluster.client.clone();
+        let leases = cluster.leases();
         async move {
-            let leases: kube::Api<k8s_openapi::api::coordination::v1::Lease> =
-                kube::Api::namespaced(client, "mono-system");
             leases
                 .get("monok8s-controller")
                 .await
@@ -136,6 +122,36 @@ async fn a_leader_that_was_stopped_for_three_leases_does_nothing_more() {
     assert!(after.contains("lost the Lease"), "{after}");
     assert!(!after.contains("released"), "{after}");
     cluster.agents.running.store(true, Ordering::SeqCst);
+    arrived(&cluster).await;
+    cluster.end().await;
+}
+
+/// Whoever deletes the Lease may have anything in mind, a new election most likely: the leader ends,
+/// and nobody leads before it must have noticed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_lease_was_deleted_ends_and_another_leads_later() {
+    let (cluster, first, second) = in_the_middle(SHORT).await;
+    let deleted = cluster.leases().get("monok8s-controller").await.unwrap();
+    cluster
+        .leases()
+        .delete("monok8s-controller", &DeleteParams::default())
+        .await
+        .unwrap();
+    let status = first.process.wait().await.unwrap();
+    assert!(!status.success(), "{}", first.log());
+    assert!(first.log().contains("lost the Lease"), "{}", first.log());
+    cluster.until_leads("second").await;
+    let made = cluster.leases().get("monok8s-controller").await.unwrap();
+    assert_ne!(made.metadata.uid, deleted.metadata.uid);
+    // Both times are this machine's, and only the test compares them.
+    let acquired = made.spec.unwrap().acquire_time.unwrap().0;
+    let renewed = deleted.spec.unwrap().renew_time.unwrap().0;
+    let between = acquired.duration_since(renewed);
+    assert!(
+        between.as_secs() >= 3,
+        "the other leads {between} after the last renewal: {}",
+        second.log()
+    );
     arrived(&cluster).await;
     cluster.end().await;
 }

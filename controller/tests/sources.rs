@@ -81,19 +81,7 @@ async fn a_config_map_is_read_once_the_role_says_so() {
     maps.create(&PostParams::default(), &map).await.unwrap();
     cluster.until_phase_is("up", "Completed").await;
     cluster.assert_nothing_broken();
-    // An Event follows the status that it tells of.
-    monok8s_sandbox::wait::until("the last Event", cluster::PATIENCE, || async {
-        let told = cluster.events("up").await;
-        Ok(told.iter().any(|(r, _)| r == "Completed").then_some(()))
-    })
-    .await
-    .unwrap();
-    let told: Vec<String> = cluster
-        .events("up")
-        .await
-        .into_iter()
-        .map(|(r, _)| r)
-        .collect();
+    let told = cluster.told_until("up", "Completed").await;
     assert_eq!(
         told,
         [
@@ -257,15 +245,9 @@ async fn a_foreign_object_under_a_computed_name_is_reported_and_left_alone() {
                 .is_some_and(|s| s.message.contains("foreign object") && s.message.contains("n0"))
         })
         .await;
-    monok8s_sandbox::wait::until("the Event", cluster::PATIENCE, || async {
-        let told = cluster.events("up").await;
-        Ok(told.iter().any(|(r, _)| r == "NameTaken").then_some(()))
-    })
-    .await
-    .unwrap();
-    let told = cluster.events("up").await;
+    let told = cluster.told_until("up", "NameTaken").await;
     assert_eq!(
-        told.iter().filter(|(r, _)| r == "NameTaken").count(),
+        told.iter().filter(|r| *r == "NameTaken").count(),
         1,
         "{told:?}"
     );

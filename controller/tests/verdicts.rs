@@ -386,7 +386,7 @@ fn stalled_only_while_a_released_progress_stands_still() {
     let mut index = fleet.index();
     let look = |fleet: &mut Fleet, index: &mut monok8s_controller::index::Index| {
         fleet.feed(index);
-        let plan = monok8s_controller::decide::plan::plan(index, &fleet.settings, fleet.now());
+        let plan = monok8s_controller::decide::planner::plan(index, &fleet.settings, fleet.now());
         let again = plan.look_again_at;
         fleet.carry_out(plan);
         again

@@ -5,6 +5,11 @@
 //! carries the resource version that was judged, so of two that want it one wins. And a leader
 //! stops calling itself one when two thirds of the duration have passed since it *asked* for the
 //! renewal that succeeded last: by then nobody else can have taken over.
+//!
+//! A Lease that is not there was deleted, for the manifests bring it along, held by nobody. Whoever
+//! held it may act for two thirds of its duration without knowing, so a candidate makes another
+//! only when it has seen for a whole duration that there is none; and a leader that finds its Lease
+//! gone leads no longer: it cannot tell what else was done in its place.
 
 use std::time::Duration;
 
@@ -38,7 +43,7 @@ pub struct Seen {
 /// What to do about the Lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Move {
-    /// There is none: create it.
+    /// There has been none for long enough: create it.
     Create,
     /// It is free, or its holder has gone quiet: take it, if this is still its version.
     Take {
@@ -61,8 +66,11 @@ pub enum Move {
 pub struct Elector {
     identity: String,
     timing: Timing,
-    /// The Lease as last seen, and since when it has looked like that.
-    seen: Option<(Seen, Duration)>,
+    /// The Lease as last seen (or that there was none), and since when it has looked like that; none
+    /// before the first look.
+    seen: Option<(Option<Seen>, Duration)>,
+    /// For how long the last holder that was seen may have held it.
+    held_for: Duration,
     /// When the renewal that succeeded last was asked for; none for who does not lead.
     renewed: Option<Duration>,
 }
@@ -72,6 +80,7 @@ impl Elector {
     pub fn new(identity: String, timing: Timing) -> Self {
         Self {
             identity,
+            held_for: timing.duration,
             timing,
             seen: None,
             renewed: None,
@@ -85,15 +94,20 @@ impl Elector {
 
     /// The API server showed the Lease, or that there is none.
     pub fn observe(&mut self, seen: Option<Seen>, clock: Duration) {
-        self.seen = seen.map(|seen| match self.seen.take() {
-            Some((known, since)) if known == seen => (known, since),
-            _ => (seen, clock),
-        });
+        if let Some(seen) = &seen {
+            self.held_for = seen.duration;
+        }
+        let since = match &self.seen {
+            Some((known, since)) if *known == seen => *since,
+            _ => clock,
+        };
+        self.seen = Some((seen, since));
     }
 
     /// A write of ours succeeded. `asked_at` is when it was sent, not when it was answered.
     pub fn wrote(&mut self, seen: Seen, asked_at: Duration) {
-        self.seen = Some((seen, asked_at));
+        self.held_for = seen.duration;
+        self.seen = Some((Some(seen), asked_at));
         self.renewed = Some(asked_at);
     }
 
@@ -107,15 +121,17 @@ impl Elector {
         let holds = |seen: &Seen| seen.holder.as_deref() == Some(self.identity.as_str());
         if let Some(until) = self.leads_until() {
             return match &self.seen {
-                Some((seen, _)) if holds(seen) && clock < until => Move::Renew {
+                Some((Some(seen), _)) if holds(seen) && clock < until => Move::Renew {
                     resource_version: seen.resource_version.clone(),
                 },
                 _ => Move::Lost,
             };
         }
         match &self.seen {
-            None => Move::Create,
-            Some((seen, since)) => {
+            None => Move::Wait,
+            Some((None, since)) if clock.saturating_sub(*since) >= self.held_for => Move::Create,
+            Some((None, _)) => Move::Wait,
+            Some((Some(seen), since)) => {
                 let quiet = clock.saturating_sub(*since);
                 // A write whose answer was lost may have made it ours: then it is simply taken.
                 if seen.holder.is_none() || holds(seen) || quiet >= seen.duration {
@@ -162,7 +178,7 @@ mod tests {
     #[test]
     fn a_lease_expires_only_by_being_watched_unchanged() {
         let mut elector = Elector::new("a".into(), TIMING);
-        assert_eq!(elector.decide(at(0)), Move::Create);
+        assert_eq!(elector.decide(at(0)), Move::Wait, "it has not looked");
         elector.observe(Some(seen(7, "b")), at(100));
         assert_eq!(elector.decide(at(114)), Move::Wait);
         elector.observe(Some(seen(7, "b")), at(114));
@@ -178,6 +194,31 @@ mod tests {
         let mut elector = Elector::new("a".into(), TIMING);
         elector.observe(Some(seen(7, "")), at(100));
         assert_eq!(elector.decide(at(100)), take(7));
+    }
+
+    #[test]
+    fn a_lease_that_vanished_is_made_again_after_a_whole_duration() {
+        let mut fresh = Elector::new("a".into(), TIMING);
+        fresh.observe(None, at(100));
+        assert_eq!(fresh.decide(at(114)), Move::Wait, "somebody may lead by it");
+        fresh.observe(None, at(115));
+        assert_eq!(fresh.decide(at(115)), Move::Create);
+
+        let mut standby = Elector::new("a".into(), TIMING);
+        let long = Duration::from_secs(60);
+        let held = Seen {
+            duration: long,
+            ..seen(7, "b")
+        };
+        standby.observe(Some(held), at(100));
+        standby.observe(None, at(110));
+        standby.observe(None, at(150));
+        assert_eq!(standby.decide(at(169)), Move::Wait, "as long as its holder");
+        assert_eq!(standby.decide(at(170)), Move::Create);
+        // Somebody else made it meanwhile.
+        standby.observe(Some(seen(8, "c")), at(171));
+        assert_eq!(standby.decide(at(185)), Move::Wait);
+        assert_eq!(standby.decide(at(186)), take(8));
     }
 
     #[test]
@@ -207,26 +248,35 @@ mod tests {
     }
 
     /// One Lease, as the API server keeps it.
-    #[derive(Default)]
     struct Server {
         version: u64,
+        there: bool,
         holder: Option<String>,
     }
 
     impl Server {
+        /// As the manifests make it.
+        fn installed() -> Self {
+            Self {
+                version: 1,
+                there: true,
+                holder: None,
+            }
+        }
         fn get(&self) -> Option<Seen> {
-            (self.version > 0).then(|| Seen {
+            self.there.then(|| Seen {
                 resource_version: self.version.to_string(),
                 holder: self.holder.clone(),
                 duration: TIMING.duration,
             })
         }
         fn put(&mut self, precondition: Option<&str>, holder: &str) -> Option<Seen> {
-            let expected = (self.version > 0).then(|| self.version.to_string());
+            let expected = self.there.then(|| self.version.to_string());
             if expected.as_deref() != precondition {
                 return None;
             }
             self.version += 1;
+            self.there = true;
             self.holder = Some(holder.to_owned());
             self.get()
         }
@@ -238,6 +288,8 @@ mod tests {
         /// and is lost when the flag is set.
         Turn(usize, u64, bool),
         Pass(u64),
+        /// Somebody deletes the Lease.
+        Delete,
     }
 
     proptest! {
@@ -247,10 +299,11 @@ mod tests {
             prop_oneof![
                 3 => (0..3_usize, 0..4_u64, prop::bool::weighted(0.2)).prop_map(|(c, d, l)| Step::Turn(c, d, l)),
                 1 => (0..20_u64).prop_map(Step::Pass),
+                1 => Just(Step::Delete),
             ],
             1..200,
         )) {
-            let mut server = Server::default();
+            let mut server = Server::installed();
             let mut candidates: Vec<_> =
                 ["a", "b", "c"].map(|n| Elector::new(n.into(), TIMING)).into();
             let mut clock = at(0);
@@ -258,6 +311,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Pass(secs) => clock += at(secs),
+                    Step::Delete => server.there = false,
                     Step::Turn(which, delay, lost) => {
                         let candidate = &mut candidates[which];
                         if candidate.leads_until().is_none() {
@@ -289,9 +343,7 @@ mod tests {
                     .filter(|c| c.leads_until().is_some_and(|until| clock < until))
                     .count();
                 prop_assert!(leading <= 1);
-
             }
-
         }
     }
 }

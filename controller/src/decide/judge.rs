@@ -18,7 +18,7 @@ use super::{
     place::{NodeCase, Place},
     plan::{Amendment, Deletion, Plan, ReadingWanted, StatusWrite, Urgency, Why},
     release::{self, Brakes},
-    standing::{Case, Standing, Step, Target},
+    standing::{Case, MAX_PINNED, Standing, Step, Target},
     status::{self, Judgement, Rollout, Said},
     tally::Tally,
 };
@@ -29,8 +29,6 @@ use crate::index::{Node, Progress};
 pub const MAX_CREATIONS: usize = 500;
 /// When to look whether a stalled progress moves again.
 const LOOK_AGAIN_AT_STALLED: Duration = Duration::from_secs(30);
-/// Most images that `status.pinned` holds.
-pub const MAX_PINNED: usize = 64;
 
 /// One upgrade and the nodes that it governs.
 pub(super) struct Judge<'a, 'p> {

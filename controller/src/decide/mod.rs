@@ -1,6 +1,6 @@
 //! What should happen, from what was observed: pure functions over the index.
 //!
-//! [`plan::plan`] is the whole decision. It asks [`standing`] what can be said of an upgrade before
+//! [`planner::plan`] is the whole decision, and a [`plan::Plan`] its answer. It asks [`standing`] what can be said of an upgrade before
 //! its nodes are looked at, [`place`] where one node stands under the upgrade that governs it,
 //! [`judge`] what is made and released for those nodes, [`release`] who goes next, [`status`] what
 //! to tell, and [`tidy`] what is to go.
@@ -10,12 +10,13 @@ pub mod judge;
 pub mod notice;
 pub mod place;
 pub mod plan;
+pub mod planner;
 pub mod release;
-pub mod revision;
 pub mod standing;
 pub mod status;
 pub mod tally;
 pub mod tidy;
+mod words;
 
 use std::time::Duration;
 

@@ -14,8 +14,10 @@ use monok8s_api::{
     resolve::{self, NodeFacts},
 };
 
-use super::{judge::MAX_PINNED, revision};
-use crate::index::{GoodCatalog, Node, Progress, ReadError, Upgrade};
+use crate::index::{GoodCatalog, Node, Progress, ReadError, Upgrade, revision};
+
+/// Most images that `status.pinned` holds.
+pub const MAX_PINNED: usize = 64;
 
 /// Where an upgrade leads.
 #[derive(Clone, Debug, PartialEq, Eq)]

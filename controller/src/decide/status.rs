@@ -10,12 +10,11 @@ use monok8s_api::{
     reason::{AcceptedReason, CompletedReason, DegradedReason, ProgressingReason, UpgradePhase},
 };
 
-use super::{standing::Case, tally::Tally};
-
-/// How many nodes a message names before it only counts.
-const NAMED: usize = 3;
-/// Longest message put into a status, in characters. A condition's may have 32768 bytes.
-const MAX_MESSAGE: usize = 1_024;
+use super::{
+    standing::Case,
+    tally::Tally,
+    words::{cut, listed, nodes},
+};
 
 /// What is said of an upgrade.
 #[derive(Clone, Debug)]
@@ -385,29 +384,5 @@ fn waiting(count: usize) -> String {
     match count {
         1 => "1 waits".to_owned(),
         n => format!("{n} wait"),
-    }
-}
-
-fn nodes(count: i32) -> String {
-    match count {
-        1 => "1 node".to_owned(),
-        n => format!("{n} nodes"),
-    }
-}
-
-fn listed(names: &[String]) -> String {
-    match names.get(..NAMED) {
-        Some(first) if names.len() > NAMED => {
-            format!("{} and {} more", first.join(", "), names.len() - NAMED)
-        }
-        _ => names.join(", "),
-    }
-}
-
-/// A message at the length that a status may have.
-pub(super) fn cut(text: &str) -> String {
-    match text.char_indices().nth(MAX_MESSAGE) {
-        Some((at, _)) => format!("{}…", &text[..at]),
-        None => text.to_owned(),
     }
 }

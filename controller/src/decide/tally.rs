@@ -7,7 +7,7 @@ use monok8s_api::{
 
 use super::{
     place::{NodeCase, Place},
-    status::cut,
+    words::cut,
 };
 use crate::index::Progress;
 

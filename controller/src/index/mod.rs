@@ -7,6 +7,7 @@
 
 mod node;
 mod progress;
+pub mod revision;
 mod store;
 mod upgrade;
 

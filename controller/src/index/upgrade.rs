@@ -12,7 +12,7 @@ use monok8s_api::{
     reason::AcceptedReason,
 };
 
-use crate::decide::revision;
+use super::revision;
 
 /// An upgrade as the planner sees it.
 #[derive(Clone, Debug)]

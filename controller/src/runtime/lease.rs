@@ -59,6 +59,9 @@ pub(super) struct Campaign {
     clock: Clock,
     elector: Elector,
     leadership: Leadership,
+    /// UID of the Lease as last seen. A PUT would make one that is gone again (Leases are among the
+    /// kinds that may be created so); with a UID it is refused.
+    uid: Option<String>,
     transitions: i32,
     acquired: Option<MicroTime>,
 }
@@ -77,6 +80,7 @@ impl Campaign {
             clock,
             elector: Elector::new(identity, timing),
             leadership,
+            uid: None,
             transitions: 0,
             acquired: None,
         }
@@ -163,6 +167,7 @@ impl Campaign {
 
     async fn look(&mut self) -> Result<(), LeaseError> {
         let lease = self.limit(self.api.get_opt(NAME)).await?;
+        self.uid = lease.as_ref().and_then(|l| l.metadata.uid.clone());
         if let Some(spec) = lease.as_ref().and_then(|l| l.spec.as_ref()) {
             self.transitions = spec.lease_transitions.unwrap_or(0);
         }
@@ -185,6 +190,7 @@ impl Campaign {
         } else {
             self.limit(self.api.replace(NAME, &params, &lease)).await?
         };
+        self.uid.clone_from(&written.metadata.uid);
         self.elector.wrote(seen(&written, self.timing), asked_at);
         self.leadership.set(self.elector.leads_until());
         Ok(())
@@ -195,6 +201,7 @@ impl Campaign {
         Lease {
             metadata: ObjectMeta {
                 name: Some(NAME.to_owned()),
+                uid: self.uid.clone().filter(|_| resource_version.is_some()),
                 resource_version,
                 ..ObjectMeta::default()
             },

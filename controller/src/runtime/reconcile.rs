@@ -11,7 +11,7 @@ use super::{
     watches::Shared,
     writer::{Outcome, Writer},
 };
-use crate::decide::{Settings, plan};
+use crate::decide::{Settings, planner};
 
 /// Changes that arrive this close together are planned for at once.
 const DEBOUNCE: Duration = Duration::from_millis(50);
@@ -46,7 +46,7 @@ impl Reconciler {
             let now = self.shared.now();
             let plan = self.shared.read(|index| {
                 self.metrics.observe(index);
-                plan::plan(index, &self.settings, now)
+                planner::plan(index, &self.settings, now)
             });
             let took = self.shared.now().clock.saturating_sub(now.clock);
             self.metrics.planned(took, now.clock);

@@ -102,7 +102,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         ),
         writer: Writer::new(
             &client,
-            Publisher::new(client.clone(), options.identity),
+            Publisher::start(client.clone(), options.identity),
             shared.clone(),
             leadership,
             stop.clone(),

@@ -156,7 +156,7 @@ impl Writer {
             let upgrade = write.upgrade.name_any();
             if self.record("status", &upgrade, told, &mut outcome) {
                 for notice in &write.notices {
-                    self.publisher.publish(notice).await;
+                    self.publisher.publish(notice);
                 }
             }
         }
@@ -183,10 +183,15 @@ impl Writer {
         .await;
         for notice in &plan.notices {
             if self.may_write() {
-                self.publisher.publish(notice).await;
+                self.publisher.publish(notice);
             }
         }
         outcome
+    }
+
+    /// Lets the Events that were told of be written.
+    pub(super) async fn finish(self) {
+        self.publisher.finish().await;
     }
 
     fn may_write(&self) -> bool {

@@ -221,8 +221,7 @@ impl Cluster {
 
     /// The Lease's holder; none when it was given back or is not there.
     pub async fn holder(&self) -> Option<String> {
-        let leases: Api<Lease> = Api::namespaced(self.client.clone(), NAMESPACE);
-        let lease = leases.get_opt("monok8s-controller").await.unwrap()?;
+        let lease = self.leases().get_opt("monok8s-controller").await.unwrap()?;
         lease.spec?.holder_identity.filter(|h| !h.is_empty())
     }
 
@@ -259,6 +258,26 @@ impl Cluster {
             .into_iter()
             .map(|e| (e.reason.unwrap_or_default(), e.note.unwrap_or_default()))
             .collect()
+    }
+
+    /// The reasons of the Events about an upgrade, oldest first, once `last` is among them: an Event
+    /// follows the status that it tells of.
+    pub async fn told_until(&self, upgrade: &str, last: &str) -> Vec<String> {
+        let told = wait::until(&format!("the Event {last}"), PATIENCE, || async {
+            let told: Vec<String> = self
+                .events(upgrade)
+                .await
+                .into_iter()
+                .map(|(reason, _)| reason)
+                .collect();
+            Ok(told.iter().any(|reason| reason == last).then_some(told))
+        })
+        .await;
+        told.unwrap_or_else(|error| panic!("{error}\n{}", self.logs()))
+    }
+
+    pub fn leases(&self) -> Api<Lease> {
+        Api::namespaced(self.client.clone(), NAMESPACE)
     }
 
     /// Starts a replica of the controller with its own service account's token.

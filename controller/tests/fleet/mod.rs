@@ -25,7 +25,8 @@ use monok8s_controller::{
     decide::{
         Moment, Settings,
         notice::Notice,
-        plan::{self, Amendment, Deletion, Plan},
+        plan::{Amendment, Deletion, Plan},
+        planner,
     },
     index::{Index, NodeObject, ReadError, Reading},
 };
@@ -266,7 +267,7 @@ impl Fleet {
     }
 
     pub fn plan(&self) -> Plan {
-        plan::plan(&self.index(), &self.settings, self.now())
+        planner::plan(&self.index(), &self.settings, self.now())
     }
 
     /// Carries out a plan; writes whose precondition fails are left out.
@@ -333,7 +334,7 @@ impl Fleet {
         for _ in 0..50 {
             let before = self.version;
             self.feed(&mut index);
-            let plan = plan::plan(&index, &self.settings, self.now());
+            let plan = planner::plan(&index, &self.settings, self.now());
             self.carry_out(plan);
             if self.version == before {
                 self.working = index;
