@@ -4,16 +4,18 @@
 use std::{
     ffi::OsString,
     fmt::Write as _,
-    fs::{self, File},
     path::{Path, PathBuf},
     process::Stdio,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 
-use crate::scratch;
+use crate::{
+    go_modules::{self, GoModules, Recipe},
+    scratch,
+};
 
 /// Variable that names a folder with the programs, as in controller-runtime's envtest.
 pub const VARIABLE: &str = "KUBEBUILDER_ASSETS";
@@ -73,6 +75,8 @@ enum Component {
     Etcd,
     ControllerManager,
     Kubectl,
+    Scheduler,
+    Kubelet,
 }
 
 impl Component {
@@ -82,6 +86,8 @@ impl Component {
             Self::Etcd => "etcd",
             Self::ControllerManager => "kube-controller-manager",
             Self::Kubectl => "kubectl",
+            Self::Scheduler => "kube-scheduler",
+            Self::Kubelet => "kubelet",
         }
     }
 
@@ -98,8 +104,8 @@ impl Component {
         let near = |server: Release| {
             server.major == release.major
                 && match self {
-                    // Kubernetes' version skew policy: the controller manager is never newer.
-                    Self::ControllerManager => {
+                    // Kubernetes' version skew policy: these are never newer.
+                    Self::ControllerManager | Self::Scheduler | Self::Kubelet => {
                         release.minor == server.minor || release.minor + 1 == server.minor
                     }
                     Self::Kubectl => release.minor.abs_diff(server.minor) <= 1,
@@ -109,7 +115,9 @@ impl Component {
         match self {
             Self::Etcd => release >= OLDEST_ETCD,
             Self::ApiServer => release >= OLDEST,
-            Self::ControllerManager | Self::Kubectl => release >= OLDEST && server.is_none_or(near),
+            Self::ControllerManager | Self::Kubectl | Self::Scheduler | Self::Kubelet => {
+                release >= OLDEST && server.is_none_or(near)
+            }
         }
     }
 }
@@ -120,19 +128,59 @@ impl Assets {
     pub async fn find(mut say: impl FnMut(&str)) -> Result<Self> {
         let folders = search_folders(std::env::var_os(VARIABLE), std::env::var_os("PATH"));
         let found = Found::in_folders(&folders, pinned_release()?).await;
-        let cache = cache_folder()?;
-        let missing = found.missing();
-        if !present(&cache, &missing) {
-            build(&cache, &missing, &mut say).await?;
-        }
+        let modules = modules()?;
+        build(&modules, &found.missing(), &mut say).await?;
         let built = |found: Option<PathBuf>, component: Component| {
-            found.unwrap_or_else(|| cache.join(component.program()))
+            found.unwrap_or_else(|| modules.path(component.program()))
         };
         Ok(Self {
             kube_apiserver: built(found.api_server, Component::ApiServer),
             etcd: built(found.etcd, Component::Etcd),
             kube_controller_manager: built(found.manager, Component::ControllerManager),
             kubectl: built(found.kubectl, Component::Kubectl),
+        })
+    }
+}
+
+/// What a cluster needs besides when pods run in it.
+#[derive(Clone, Debug)]
+pub struct PodAssets {
+    /// Places pods on nodes.
+    pub kube_scheduler: PathBuf,
+    /// Runs a node's pods.
+    pub kubelet: PathBuf,
+}
+
+impl PodAssets {
+    /// Finds the programs that fit the control plane's, or builds them.
+    pub async fn find(assets: &Assets, mut say: impl FnMut(&str)) -> Result<Self> {
+        let folders = search_folders(std::env::var_os(VARIABLE), std::env::var_os("PATH"));
+        let server = release_of(&assets.kube_apiserver, Component::ApiServer)
+            .await
+            .with_context(|| assets.kube_apiserver.display().to_string())?;
+        let modules = modules()?;
+        let mut paths = Vec::new();
+        for component in [Component::Scheduler, Component::Kubelet] {
+            let found = find_in(&folders, component, Some(server)).await;
+            if found.is_none() {
+                if !component.fits(pinned_release()?, Some(server)) {
+                    bail!(
+                        "no {} here fits the API server {}.{}, and the one that would be built, {}, does not either",
+                        component.program(),
+                        server.major,
+                        server.minor,
+                        pinned()?
+                    );
+                }
+                build(&modules, &[component], &mut say).await?;
+            }
+            paths.push(found.map_or_else(|| modules.path(component.program()), |(path, _)| path));
+        }
+        let mut paths = paths.into_iter();
+        let mut next = || paths.next().context("a program is missing");
+        Ok(Self {
+            kube_scheduler: next()?,
+            kubelet: next()?,
         })
     }
 }
@@ -242,14 +290,7 @@ async fn release_of(path: &Path, component: Component) -> Result<Release> {
 
 /// The Kubernetes version that go.mod pins, such as `v1.36.3`.
 fn pinned() -> Result<&'static str> {
-    GO_MOD
-        .lines()
-        .filter_map(|line| {
-            line.trim_start_matches("require ")
-                .trim()
-                .strip_prefix("k8s.io/kubernetes ")
-        })
-        .find_map(|rest| rest.split_whitespace().next())
+    go_modules::required(GO_MOD, "k8s.io/kubernetes")
         .context("tests/control-plane/go.mod does not pin k8s.io/kubernetes")
 }
 
@@ -257,113 +298,55 @@ fn pinned_release() -> Result<Release> {
     Release::find(pinned()?).context("the pinned version is none")
 }
 
-/// Where built programs are kept, by version.
-fn cache_folder() -> Result<PathBuf> {
-    let cache = match std::env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty()) {
-        Some(folder) => PathBuf::from(folder),
-        None => std::env::home_dir()
-            .context("neither XDG_CACHE_HOME nor HOME is set")?
-            .join(".cache"),
-    };
-    Ok(cache.join("monok8s").join("control-plane").join(pinned()?))
+/// What is built, and where it is kept.
+fn modules() -> Result<GoModules> {
+    let folder = scratch::repository().join("tests").join("control-plane");
+    GoModules::new(folder, "control-plane", pinned()?)
 }
 
-fn present(cache: &Path, components: &[Component]) -> bool {
-    components
-        .iter()
-        .all(|component| cache.join(component.program()).is_file())
-}
-
-async fn build(cache: &Path, components: &[Component], say: &mut impl FnMut(&str)) -> Result<()> {
-    fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
-    let lock = lock(cache, say).await?;
-    let version = pinned()?;
-    for component in components
-        .iter()
-        .filter(|component| !present(cache, &[**component]))
-    {
-        let program = component.program();
-        say(&format!(
-            "building {program} from the Go modules of {version}: once, it takes minutes and is kept in {}",
-            cache.display()
-        ));
-        let start = Instant::now();
-        build_one(cache, *component, version).await?;
-        say(&format!(
-            "built {program} in {} s",
-            start.elapsed().as_secs()
-        ));
-    }
-    drop(lock);
-    Ok(())
-}
-
-/// Waits until no other process builds.
-async fn lock(cache: &Path, say: &mut impl FnMut(&str)) -> Result<File> {
-    let path = cache.join(".lock");
-    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    if file.try_lock().is_err() {
-        say("another process is building the control plane, waiting for it");
-        let waited = file.try_clone().context("cannot share the lock")?;
-        tokio::task::spawn_blocking(move || waited.lock())
-            .await
-            .context("the wait for the lock ended")?
-            .with_context(|| format!("cannot lock {}", path.display()))?;
-    }
-    Ok(file)
-}
-
-async fn build_one(cache: &Path, component: Component, version: &str) -> Result<()> {
+fn recipe(component: Component) -> Result<Recipe> {
     let program = component.program();
-    let modules = scratch::repository().join("tests").join("control-plane");
-    let temporary = cache.join(format!(".{program}.{}", std::process::id()));
-    let mut flags = String::from("-s -w");
+    let mut linker = String::from("-s -w");
     let package = if component == Component::Etcd {
         String::from("go.etcd.io/etcd/server/v3")
     } else {
         let release = pinned_release()?;
         for (variable, value) in [
-            ("gitVersion", version.to_owned()),
+            ("gitVersion", pinned()?.to_owned()),
             ("gitMajor", release.major.to_string()),
             ("gitMinor", release.minor.to_string()),
         ] {
-            let _ = write!(flags, " -X {VERSION_PACKAGE}.{variable}={value}");
+            let _ = write!(linker, " -X {VERSION_PACKAGE}.{variable}={value}");
         }
         format!("k8s.io/kubernetes/cmd/{program}")
     };
-    let output = Command::new("go")
-        .args(["build", "-trimpath", "-ldflags", &flags, "-o"])
-        .arg(&temporary)
-        .arg(&package)
-        .current_dir(&modules)
-        .env("CGO_ENABLED", "0")
-        .env("GOFLAGS", "-buildvcs=false")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await;
-    let output = match output {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(
-            "{program} is in neither {VARIABLE} nor PATH and go, which would build it, is not installed: \
-             install Go from https://go.dev/dl, or set {VARIABLE} to a folder with Kubernetes 1.34 or newer"
-        ),
-        other => other.context("cannot run go")?,
-    };
-    if !output.status.success() {
-        let _ = fs::remove_file(&temporary);
-        bail!(
-            "go build {package} failed in {}:\n{}",
-            modules.display(),
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    let path = cache.join(program);
-    fs::rename(&temporary, &path).with_context(|| format!("cannot name {}", path.display()))
+    Ok(Recipe {
+        program: program.into(),
+        package,
+        linker,
+        tags: &[],
+        c_code: false,
+    })
+}
+
+/// Builds what is not there yet.
+async fn build(
+    modules: &GoModules,
+    components: &[Component],
+    say: &mut impl FnMut(&str),
+) -> Result<()> {
+    let recipes = components.iter().map(|component| recipe(*component));
+    let recipes: Vec<Recipe> = recipes.collect::<Result<_>>()?;
+    modules.build(&recipes, say).await.with_context(|| {
+        format!(
+            "{VARIABLE} may name a folder with the programs of Kubernetes 1.34 or newer instead"
+        )
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
 

@@ -137,6 +137,7 @@ impl Cluster {
         say("starting etcd, kube-apiserver and kube-controller-manager");
         let plane_options = Options {
             node_monitor_grace: options.node_monitor_grace,
+            ..Options::default()
         };
         let plane =
             ControlPlane::start(&assets, &folder.path().join("control-plane"), plane_options)

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,7 +18,7 @@ use kube::{Api, Client, Config, api::PostParams, config::KubeConfigOptions};
 use rustix::process::Signal;
 
 use crate::{
-    assets::Assets,
+    assets::{Assets, PodAssets},
     kubeconfig::{self, Identity},
     kubectl::Kubectl,
     pki::{self, Authority, Credential},
@@ -40,14 +41,29 @@ pub struct Options {
     /// How long a node may leave its Lease unrenewed before it is marked not Ready. Kubernetes'
     /// default is 50 s; tests want to see it sooner.
     pub node_monitor_grace: Duration,
+    /// What it takes to have pods in the cluster; none where nobody would run them.
+    pub pods: Option<PodOptions>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             node_monitor_grace: Duration::from_secs(12),
+            pods: None,
         }
     }
+}
+
+/// What a control plane has when nodes run pods.
+#[derive(Clone, Debug)]
+pub struct PodOptions {
+    /// The scheduler, and the kubelet that the API server calls.
+    pub assets: PodAssets,
+    /// The API server's address, which pods and nodes reach. It is the first of `service_range`, so
+    /// that the `kubernetes` Service needs nobody to translate it.
+    pub api_server: Ipv4Addr,
+    /// Where Services get their addresses, such as `10.96.0.0/16`.
+    pub service_range: String,
 }
 
 /// A Node that a token is bound to: the token dies with that object.
@@ -78,9 +94,11 @@ pub struct ControlPlane {
     etcd_port: Port,
     etcd_peer_port: Port,
     manager_port: Port,
+    scheduler_port: Port,
     etcd: Option<Process>,
     api_server: Option<Process>,
     manager: Option<Process>,
+    scheduler: Option<Process>,
 }
 
 impl ControlPlane {
@@ -99,24 +117,35 @@ impl ControlPlane {
             etcd_port: Port::reserve()?,
             etcd_peer_port: Port::reserve()?,
             manager_port: Port::reserve()?,
+            scheduler_port: Port::reserve()?,
             folder,
             assets: assets.clone(),
             options,
             etcd: None,
             api_server: None,
             manager: None,
+            scheduler: None,
         };
         plane.write_keys()?;
         plane.start_etcd().await?;
         plane.start_api_server().await?;
         plane.start_controller_manager().await?;
+        plane.start_scheduler().await?;
         plane.controllers_work().await?;
         Ok(plane)
     }
 
     /// The API server's address.
     pub fn url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.api_port.number())
+        format!("https://{}", self.api_address())
+    }
+
+    fn api_address(&self) -> SocketAddr {
+        match &self.options.pods {
+            // Every instance has an address of its own, and Services have this port.
+            Some(pods) => (pods.api_server, 443).into(),
+            None => (Ipv4Addr::LOCALHOST, self.api_port.number()).into(),
+        }
     }
 
     /// Where it keeps data, keys and logs.
@@ -162,6 +191,18 @@ impl ControlPlane {
             self.authority.certificate(),
             Identity::Certificate(&credential),
         )
+    }
+
+    /// The certificate, in PEM, by which the API server is known.
+    pub fn authority_certificate(&self) -> &str {
+        self.authority.certificate()
+    }
+
+    /// A certificate for a kubelet's own server at `address`.
+    pub fn kubelet_certificate(&self, node: &str, address: Ipv4Addr) -> Result<Credential> {
+        let names = [node, &address.to_string()];
+        self.authority
+            .server(&format!("system:node:{node}"), &names)
     }
 
     /// Writes the kubeconfig of whoever the token in the file `token` belongs to.
@@ -238,7 +279,10 @@ impl ControlPlane {
 
     /// Ends everything, the API server before its etcd: without it, it hangs on to its port.
     pub async fn stop(mut self) {
-        if let Some(process) = self.manager.take() {
+        for process in [self.scheduler.take(), self.manager.take()]
+            .into_iter()
+            .flatten()
+        {
             process.stop(GRACE).await;
         }
         self.stop_api_server().await;
@@ -250,6 +294,7 @@ impl ControlPlane {
     /// Kills everything with SIGKILL.
     pub async fn kill(mut self) {
         for process in [
+            self.scheduler.take(),
             self.manager.take(),
             self.api_server.take(),
             self.etcd.take(),
@@ -276,12 +321,14 @@ impl ControlPlane {
             keep(&format!("{name}.key"), &credential.key)
         };
         keep("ca.crt", self.authority.certificate())?;
+        let address = self.api_address().ip().to_string();
         let names = [
             "127.0.0.1",
             "10.96.0.1",
             "localhost",
             "kubernetes",
             "kubernetes.default.svc",
+            &address,
         ];
         keep_pair(
             "api-server",
@@ -299,8 +346,17 @@ impl ControlPlane {
             "sandbox-admin",
             Some("system:masters"),
         )?;
-        let manager = self.path("kube-controller-manager.kubeconfig");
-        self.write_certificate_kubeconfig(&manager, "system:kube-controller-manager", None)
+        if self.options.pods.is_some() {
+            let calling = self
+                .authority
+                .client("kube-apiserver", Some("system:masters"))?;
+            keep_pair("kubelet-client", &calling)?;
+        }
+        for component in ["kube-controller-manager", "kube-scheduler"] {
+            let path = self.path(&format!("{component}.kubeconfig"));
+            self.write_certificate_kubeconfig(&path, &format!("system:{component}"), None)?;
+        }
+        Ok(())
     }
 
     async fn start_etcd(&mut self) -> Result<()> {
@@ -330,7 +386,8 @@ impl ControlPlane {
 
     fn api_server_command(&self) -> Spawn {
         let pki = self.path("pki");
-        Spawn::new(
+        let address = self.api_address();
+        let spawn = Spawn::new(
             "kube-apiserver",
             &self.assets.kube_apiserver,
             self.path("kube-apiserver.log"),
@@ -342,9 +399,9 @@ impl ControlPlane {
         .flag("etcd-cafile", pki.join("etcd-ca.crt"))
         .flag("etcd-certfile", pki.join("etcd-client.crt"))
         .flag("etcd-keyfile", pki.join("etcd-client.key"))
-        .flag("bind-address", "127.0.0.1")
-        .flag("advertise-address", "127.0.0.1")
-        .flag("secure-port", self.api_port.number().to_string())
+        .flag("bind-address", address.ip().to_string())
+        .flag("advertise-address", address.ip().to_string())
+        .flag("secure-port", address.port().to_string())
         .arg("--permit-port-sharing")
         .flag("client-ca-file", pki.join("ca.crt"))
         .flag("tls-cert-file", pki.join("api-server.crt"))
@@ -355,13 +412,21 @@ impl ControlPlane {
             "service-account-signing-key-file",
             pki.join("service-account.key"),
         )
-        .flag("service-cluster-ip-range", "10.96.0.0/16")
         .flag("authorization-mode", "Node,RBAC")
         // The agent's DaemonSet is privileged, as most clusters allow.
         .arg("--allow-privileged=true")
-        // There are no pods that would look for the API server behind a service, and a loopback
-        // address may not stand in an endpoint.
-        .flag("endpoint-reconciler-type", "none")
+        // Nobody translates a Service's address, and a loopback address may not stand in an endpoint.
+        .flag("endpoint-reconciler-type", "none");
+        match &self.options.pods {
+            None => spawn.flag("service-cluster-ip-range", "10.96.0.0/16"),
+            Some(pods) => spawn
+                .flag("service-cluster-ip-range", &pods.service_range)
+                .flag("enable-admission-plugins", "NodeRestriction")
+                .flag("kubelet-certificate-authority", pki.join("ca.crt"))
+                .flag("kubelet-client-certificate", pki.join("kubelet-client.crt"))
+                .flag("kubelet-client-key", pki.join("kubelet-client.key"))
+                .flag("kubelet-preferred-address-types", "InternalIP"),
+        }
     }
 
     async fn start_controller_manager(&mut self) -> Result<()> {
@@ -391,6 +456,27 @@ impl ControlPlane {
         .flag("node-monitor-period", "1s")
         .flag("node-monitor-grace-period", format!("{grace}ms"));
         self.manager = Some(Process::spawn(spawn).await?);
+        Ok(())
+    }
+
+    /// Starts the scheduler where there are pods to place.
+    async fn start_scheduler(&mut self) -> Result<()> {
+        let Some(pods) = &self.options.pods else {
+            return Ok(());
+        };
+        let kubeconfig = self.path("kube-scheduler.kubeconfig");
+        let spawn = Spawn::new(
+            "kube-scheduler",
+            &pods.assets.kube_scheduler,
+            self.path("kube-scheduler.log"),
+        )
+        .flag("kubeconfig", &kubeconfig)
+        .flag("authentication-kubeconfig", &kubeconfig)
+        .flag("authorization-kubeconfig", &kubeconfig)
+        .flag("bind-address", "127.0.0.1")
+        .flag("secure-port", self.scheduler_port.number().to_string())
+        .args(["--permit-port-sharing", "--leader-elect=false"]);
+        self.scheduler = Some(Process::spawn(spawn).await?);
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::Ipv4Addr,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -52,12 +53,18 @@ impl Site {
 }
 
 impl ImageServer {
-    /// Serves nothing yet, on a free port.
+    /// Serves nothing yet, on a free port of 127.0.0.1.
     pub async fn start() -> Result<Self> {
+        Self::start_on(Ipv4Addr::LOCALHOST).await
+    }
+
+    /// The same on another address of this machine.
+    pub async fn start_on(address: Ipv4Addr) -> Result<Self> {
         let server = FaultServer::builder()
+            .listen((address, 0).into())
             .start()
             .await
-            .context("the image server cannot listen on 127.0.0.1")?;
+            .with_context(|| format!("the image server cannot listen on {address}"))?;
         Ok(Self {
             server,
             site: Mutex::default(),

@@ -38,6 +38,9 @@ pub struct RootFs {
     pub payload: u64,
     /// Whether it has a kernel.
     pub boot_files: bool,
+    /// Whether it can be a running system's root: links into `/usr`, and the folders that other file
+    /// systems are mounted on.
+    pub mountable: bool,
 }
 
 impl RootFs {
@@ -49,6 +52,7 @@ impl RootFs {
             size: 32 << 20,
             payload: 4 << 20,
             boot_files: true,
+            mountable: false,
         }
     }
 }
@@ -158,6 +162,11 @@ fn plant(tree: &Path, root: &RootFs) -> Result<Vec<String>> {
     ] {
         folder(name)?;
     }
+    if root.mountable {
+        for name in ["root", "tmp"] {
+            folder(name)?;
+        }
+    }
     let mut file = |name: &str, content: &[u8]| -> Result<()> {
         fs::write(tree.join(name), content).with_context(|| format!("cannot write {name}"))?;
         paths.push(format!("/{name}"));
@@ -173,6 +182,13 @@ fn plant(tree: &Path, root: &RootFs) -> Result<Vec<String>> {
     symlink("../usr/lib/os-release", tree.join("etc/os-release"))
         .context("cannot link os-release")?;
     paths.push("/etc/os-release".into());
+    if root.mountable {
+        for name in ["bin", "lib", "lib64"] {
+            symlink(format!("usr/{name}"), tree.join(name))
+                .with_context(|| format!("cannot link {name}"))?;
+            paths.push(format!("/{name}"));
+        }
+    }
     paths.extend(["/".into(), "/lost+found".into()]);
     Ok(paths)
 }

@@ -26,6 +26,7 @@ pub mod control_plane;
 pub mod controller;
 pub mod daemon;
 pub mod firmware;
+pub mod go_modules;
 pub mod image_server;
 pub mod images;
 pub mod instance;

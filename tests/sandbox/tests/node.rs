@@ -35,6 +35,7 @@ async fn bench() -> Bench {
     let assets = Assets::find(|line| eprintln!("{line}")).await.unwrap();
     let options = Options {
         node_monitor_grace: Duration::from_secs(8),
+        ..Options::default()
     };
     let plane = ControlPlane::start(&assets, &folder.path().join("control-plane"), options)
         .await
