@@ -186,6 +186,11 @@ pub struct Rollout {
     #[serde(default)]
     #[schemars(range(min = 0, max = 100_000))]
     pub max_failures: i32,
+
+    /// How a node is emptied before its reboot. May change at any time. Default: cordoned, its pods
+    /// evicted within 15m, else the node is left alone.
+    #[serde(default)]
+    pub drain: Drain,
 }
 
 impl Rollout {
@@ -214,8 +219,99 @@ impl Default for Rollout {
         Self {
             max_unavailable: Self::default_max_unavailable(),
             max_failures: 0,
+            drain: Drain::default(),
         }
     }
+}
+
+/// How a node is emptied before its reboot.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Drain {
+    /// Whether a node is cordoned and its pods evicted once its image is staged, before it reboots.
+    /// False: it reboots with its pods on it. Nodes with a progress made by hand are never drained.
+    /// Default true.
+    #[serde(default = "Drain::default_enabled")]
+    pub enabled: bool,
+
+    /// How long a node may take to become empty, counted from its cordon by the leading controller's
+    /// own clock, and anew when another replica takes over. A duration such as 90s or 15m. Default
+    /// 15m.
+    #[serde(default = "Drain::default_deadline")]
+    pub deadline: GoDuration,
+
+    /// What happens to a node that is not empty by then. Abort: it is uncordoned, and its progress
+    /// ends Failed (DrainTimedOut). Force: what is left is deleted, budgets notwithstanding, except
+    /// what deleteEmptyDir and deleteUnmanaged protect; that goes down with the node. Wait: the
+    /// drain goes on. Default Abort.
+    #[serde(default)]
+    pub on_deadline: OnDeadline,
+
+    /// Pods that match are left where they are and go down with the node. A label selector as in
+    /// Deployments; {} matches every pod. Default: none are left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "pod_selector_schema")]
+    pub pod_selector: Option<LabelSelector>,
+
+    /// Whether pods with an emptyDir volume are evicted, which deletes what is in it. False: such a
+    /// pod blocks the drain. Default true.
+    #[serde(default = "Drain::default_delete_empty_dir")]
+    pub delete_empty_dir: bool,
+
+    /// Whether pods that no controller would make again elsewhere are evicted. False: such a pod
+    /// blocks the drain. Default false.
+    #[serde(default)]
+    pub delete_unmanaged: bool,
+
+    /// Seconds that every pod has to end, in place of its own terminationGracePeriodSeconds. From 0
+    /// to 86400. Default: each pod's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 86_400))]
+    pub grace_period_seconds: Option<i64>,
+
+    /// Pods whose priority is above this number are left where they are and go down with the node.
+    /// Default: none are left for their priority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skip_pods_with_priority_above: Option<i32>,
+}
+
+impl Drain {
+    fn default_enabled() -> bool {
+        true
+    }
+    fn default_deadline() -> GoDuration {
+        GoDuration::from_secs(15 * 60)
+    }
+    fn default_delete_empty_dir() -> bool {
+        true
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            enabled: Self::default_enabled(),
+            deadline: Self::default_deadline(),
+            on_deadline: OnDeadline::default(),
+            pod_selector: None,
+            delete_empty_dir: Self::default_delete_empty_dir(),
+            delete_unmanaged: false,
+            grace_period_seconds: None,
+            skip_pods_with_priority_above: None,
+        }
+    }
+}
+
+/// What happens to a node that could not be emptied in time.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum OnDeadline {
+    /// It is uncordoned and its attempt ends.
+    #[default]
+    Abort,
+    /// What is left is deleted.
+    Force,
+    /// The drain goes on.
+    Wait,
 }
 
 /// How an image is fetched.
@@ -454,19 +550,27 @@ pub struct NodeFailure {
     pub message: String,
 }
 
-/// A label selector with the bounds and operator checks that the API server can enforce.
 fn node_selector_schema(_: &mut SchemaGenerator) -> Schema {
+    selector_schema("node")
+}
+
+fn pod_selector_schema(_: &mut SchemaGenerator) -> Schema {
+    selector_schema("pod")
+}
+
+/// A label selector with the bounds and operator checks that the API server can enforce.
+fn selector_schema(of: &str) -> Schema {
     json_schema!({
         "type": "object",
         "properties": {
             "matchLabels": {
-                "description": "Labels that a node must carry with exactly these values. At most 32. Optional.",
+                "description": format!("Labels that a {of} must carry with exactly these values. At most 32. Optional."),
                 "type": "object",
                 "maxProperties": 32,
                 "additionalProperties": {"type": "string", "maxLength": 63}
             },
             "matchExpressions": {
-                "description": "Requirements on labels; a node must meet all of them. At most 32. Optional.",
+                "description": format!("Requirements on labels; a {of} must meet all of them. At most 32. Optional."),
                 "type": "array",
                 "maxItems": 32,
                 "x-kubernetes-list-type": "atomic",
