@@ -1,0 +1,256 @@
+//! Everything at once: the control plane, the switch, an image server and the nodes.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use kube::Client;
+use monok8s_sandbox::{
+    assets::{Assets, PodAssets},
+    control_plane::{ControlPlane, Options, PodOptions},
+    image_server::ImageServer,
+    images::{self, Image, RootFs},
+    kubectl::Kubectl,
+    scratch,
+};
+use tempfile::TempDir;
+
+use crate::{
+    address::Part,
+    container_image,
+    network::Switch,
+    node::{Node, Parts},
+    requirements,
+    runtime::Runtime,
+};
+
+/// What a cluster consists of.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// The nodes' names.
+    pub nodes: Vec<String>,
+    /// The version they begin with.
+    pub version: String,
+    /// Versions whose images are made and served, besides.
+    pub images: Vec<String>,
+    /// Expanded size of an image in bytes.
+    pub image_size: u64,
+    /// Incompressible bytes in an image.
+    pub image_payload: u64,
+    /// Archives of container images that are part of the nodes' system, besides those made here.
+    pub container_images: Vec<PathBuf>,
+}
+
+impl Default for ClusterOptions {
+    /// Three nodes.
+    fn default() -> Self {
+        Self {
+            nodes: (1..=3).map(|number| format!("node-{number}")).collect(),
+            version: "v1.34.1".into(),
+            images: Vec::new(),
+            image_size: 32 << 20,
+            image_payload: 4 << 20,
+            container_images: Vec::new(),
+        }
+    }
+}
+
+/// How long a node may leave its Lease unrenewed before it is not Ready; its kubelet renews it every
+/// 3 s.
+const MONITOR_GRACE: Duration = Duration::from_secs(20);
+/// Of a slot, in bytes.
+const SLOT: u64 = 64 << 20;
+/// Of the data partition, in bytes; nothing is taken from this machine's disk before it is written.
+const DATA: u64 = 4 << 30;
+
+/// A running cluster. Dropping it ends it; [`stop`](Self::stop) does so in order.
+pub struct Cluster {
+    // In the order in which they are to be dropped.
+    nodes: Vec<Node>,
+    image_server: ImageServer,
+    images: BTreeMap<String, Image>,
+    client: Client,
+    plane: ControlPlane,
+    _switch: Arc<Switch>,
+    part: Part,
+    options: ClusterOptions,
+    folder: PathBuf,
+    _temporary: Option<TempDir>,
+}
+
+impl Cluster {
+    /// Starts it all in a temporary folder, and returns when every node is Ready.
+    pub async fn start(options: ClusterOptions) -> Result<Self> {
+        let folder = scratch::folder("real")?;
+        let path = folder.path().to_path_buf();
+        let mut cluster = Self::start_in(&path, options, &mut |line| eprintln!("{line}")).await?;
+        cluster._temporary = Some(folder);
+        Ok(cluster)
+    }
+
+    /// The same in a folder of the caller's, which stays the caller's; `say` is told what is done.
+    pub async fn start_in(
+        folder: &Path,
+        options: ClusterOptions,
+        say: &mut impl FnMut(&str),
+    ) -> Result<Self> {
+        if let Some(why) = requirements::missing() {
+            bail!("{why}");
+        }
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let folder = folder.canonicalize().context("a folder just made is gone")?;
+        let assets = Assets::find(&mut *say).await?;
+        let pods = PodAssets::find(&assets, &mut *say).await?;
+        let runtime = Runtime::find(&mut *say).await?;
+        let part = Part::take()?;
+        let switch = Arc::new(Switch::start(&part, &folder).await?);
+        say("starting etcd, kube-apiserver, kube-controller-manager and kube-scheduler");
+        let plane_options = Options {
+            node_monitor_grace: MONITOR_GRACE,
+            pods: Some(PodOptions {
+                assets: pods.clone(),
+                api_server: part.api_server(),
+                service_range: part.services(),
+            }),
+        };
+        let plane =
+            ControlPlane::start(&assets, &folder.join("control-plane"), plane_options).await?;
+        let mut cluster = Self {
+            nodes: Vec::new(),
+            image_server: ImageServer::start_on(part.gateway()).await?,
+            images: BTreeMap::new(),
+            client: plane.client().await?,
+            plane,
+            _switch: Arc::clone(&switch),
+            part,
+            options: options.clone(),
+            folder,
+            _temporary: None,
+        };
+        for version in [&options.version].into_iter().chain(&options.images) {
+            say(&format!("making the image of {version}"));
+            cluster.add_image(&cluster.root_fs(version))?;
+        }
+        let mut container_images = container_image::make(&cluster.folder.join("container-images"))?;
+        container_images.extend(options.container_images);
+        for (name, number) in options.nodes.iter().zip(1..) {
+            say(&format!("starting {name}"));
+            let parts = Parts {
+                part: &cluster.part,
+                switch: Arc::clone(&switch),
+                runtime: &runtime,
+                assets: &pods,
+                image: cluster.image(&options.version)?,
+                container_images: &container_images,
+                slot_size: SLOT,
+                data_size: DATA,
+                registry: None,
+            };
+            let folder = cluster.folder.join("nodes").join(name);
+            let node = Node::start(&cluster.plane, &folder, name, number, &parts).await?;
+            cluster.nodes.push(node);
+        }
+        for node in &cluster.nodes {
+            node.wait_ready().await?;
+        }
+        Ok(cluster)
+    }
+
+    /// Where it keeps everything.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// `kubectl` as administrator.
+    pub fn kubectl(&self) -> Kubectl {
+        self.plane.kubectl()
+    }
+
+    /// A client as administrator.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// The control plane.
+    pub fn control_plane(&self) -> &ControlPlane {
+        &self.plane
+    }
+
+    /// The image server.
+    pub fn image_server(&self) -> &ImageServer {
+        &self.image_server
+    }
+
+    /// The addresses.
+    pub fn part(&self) -> &Part {
+        &self.part
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// A node by name.
+    pub fn node(&self, name: &str) -> Result<&Node> {
+        let mut nodes = self.nodes.iter();
+        nodes.find(|node| node.name() == name).with_context(|| format!("there is no node {name}"))
+    }
+
+    /// The image of a version.
+    pub fn image(&self, version: &str) -> Result<&Image> {
+        self.images.get(version).with_context(|| {
+            let known: Vec<_> = self.images.keys().map(String::as_str).collect();
+            format!("there is no image of {version}, only of {}", known.join(", "))
+        })
+    }
+
+    /// The usual root file system of this cluster, for a version.
+    pub fn root_fs(&self, version: &str) -> RootFs {
+        RootFs {
+            size: self.options.image_size,
+            payload: self.options.image_payload,
+            mountable: true,
+            ..RootFs::new(version)
+        }
+    }
+
+    /// Makes a further image and serves it, in place of one of the same version.
+    pub fn add_image(&mut self, root: &RootFs) -> Result<&Image> {
+        let folder = self.folder.join("images");
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let image = images::build(&folder, root)?;
+        self.image_server.publish_image(&image)?;
+        self.images.insert(root.version.clone(), image);
+        self.image(&root.version)
+    }
+
+    /// The path of a version's image on the image server.
+    pub fn image_path(&self, version: &str) -> Result<String> {
+        Ok(format!("/{}", self.image(version)?.file_name()))
+    }
+
+    /// The text of a catalog of these images as served, with the last one as `stable`.
+    pub fn catalog(&self, versions: &[&str]) -> Result<String> {
+        let entry = |version: &&str| {
+            let url = self.image_server.url(&self.image_path(version)?);
+            Ok((self.image(version)?, url))
+        };
+        let entries = versions.iter().map(entry).collect::<Result<Vec<_>>>()?;
+        Ok(images::catalog(&entries, versions.last().copied(), &[]))
+    }
+
+    /// Ends it all in order.
+    pub async fn stop(self) -> Result<()> {
+        for node in self.nodes {
+            node.stop().await?;
+        }
+        self.plane.stop().await;
+        Ok(())
+    }
+}
