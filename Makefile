@@ -25,6 +25,11 @@ setup-test: ## the same for the tests
 build: setup ## build every program
 	cargo build --workspace --bins --locked
 
+# The release build takes several minutes and a folder of its own below cargo's.
+.PHONY: container
+container: setup ## the container image as an OCI archive, for this machine; PLATFORMS="linux/amd64 linux/arm64" for others
+	cargo run --quiet --locked --package monok8s-packaging --bin container -- $(addprefix --platform ,$(PLATFORMS))
+
 .PHONY: demo
 demo: build ## upgrade three virtual nodes, see one fail and be cured; KEEP=1 leaves everything up
 	@$(SANDBOX) demo $(if $(filter-out 0,$(KEEP)),--keep)

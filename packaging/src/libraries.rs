@@ -1,7 +1,7 @@
 //! The shared libraries that programs need: what they name (`DT_NEEDED`), what those name, and so on.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -113,10 +113,10 @@ pub fn closure(
             _ => {}
         }
         for name in needs.names {
-            if !found.contains_key(&name) {
-                let path = find(&name, &file, platform, folders)?;
+            if let Entry::Vacant(place) = found.entry(name) {
+                let path = find(place.key(), &file, platform, folders)?;
                 open.push(path.clone());
-                found.insert(name, path);
+                place.insert(path);
             }
         }
     }

@@ -18,7 +18,8 @@ use crate::{debian, digest::Digest, image::About, platform::Platform, programs::
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Bom {
-    bom_format: &'static str,
+    #[serde(rename = "bomFormat")]
+    format: &'static str,
     spec_version: &'static str,
     serial_number: String,
     version: u32,
@@ -103,7 +104,7 @@ pub fn list(
         *byte = u8::from_str_radix(std::str::from_utf8(pair)?, 16)?;
     }
     Ok(Bom {
-        bom_format: "CycloneDX",
+        format: "CycloneDX",
         spec_version: "1.6",
         // The same image has the same list.
         serial_number: uuid::Builder::from_random_bytes(serial)
@@ -195,7 +196,11 @@ impl Crates {
                         .iter()
                         .map(|l| License {
                             // The old way to write OR.
-                            expression: l.replace('/', " OR "),
+                            expression: l
+                                .split('/')
+                                .map(str::trim)
+                                .collect::<Vec<_>>()
+                                .join(" OR "),
                         })
                         .collect(),
                     name,
