@@ -27,6 +27,7 @@ const NAMESPACE: &[&str] = manifests!["namespace.yaml"];
 const CONTROLLER: &[&str] = manifests![
     "access.yaml",
     "controller/rbac.yaml",
+    "controller/lease.yaml",
     "controller/deployment.yaml",
 ];
 const AGENT: &[&str] = manifests![

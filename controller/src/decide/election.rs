@@ -6,12 +6,16 @@
 //! stops calling itself one when two thirds of the duration have passed since it *asked* for the
 //! renewal that succeeded last: by then nobody else can have taken over.
 //!
-//! A Lease that is not there was deleted, for the manifests bring it along, held by nobody. Whoever
-//! held it may act for two thirds of its duration without knowing, so a candidate makes another
-//! only when it has seen for a whole duration that there is none; and a leader that finds its Lease
-//! gone leads no longer: it cannot tell what else was done in its place.
+//! A Lease that is not there was deleted, for the manifests bring one along, held by nobody. Whoever
+//! held it may act for two thirds of its duration without knowing. So a candidate makes another one
+//! not for itself but for [`SOMEBODY`], who never renews it: like any Lease whose holder has gone
+//! quiet it is taken after a whole duration. And a leader that finds its Lease gone leads no longer:
+//! it cannot tell what else was done in its place.
 
 use std::time::Duration;
+
+/// Who holds a Lease that was made in place of one that vanished.
+pub const SOMEBODY: &str = "whoever-held-the-deleted-lease";
 
 /// How long a Lease lasts and how often it is renewed.
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +47,11 @@ pub struct Seen {
 /// What to do about the Lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Move {
-    /// There has been none for long enough: create it.
-    Create,
+    /// There is none: create it, held by [`SOMEBODY`] for so long.
+    Create {
+        /// At least as long as the last holder that was seen.
+        duration: Duration,
+    },
     /// It is free, or its holder has gone quiet: take it, if this is still its version.
     Take {
         /// Precondition.
@@ -66,11 +73,12 @@ pub enum Move {
 pub struct Elector {
     identity: String,
     timing: Timing,
-    /// The Lease as last seen (or that there was none), and since when it has looked like that; none
-    /// before the first look.
-    seen: Option<(Option<Seen>, Duration)>,
+    /// The Lease as last seen, and since when it has looked like that.
+    seen: Option<(Seen, Duration)>,
     /// For how long the last holder that was seen may have held it.
     held_for: Duration,
+    /// Whether there has been a look at all.
+    looked: bool,
     /// When the renewal that succeeded last was asked for; none for who does not lead.
     renewed: Option<Duration>,
 }
@@ -83,6 +91,7 @@ impl Elector {
             held_for: timing.duration,
             timing,
             seen: None,
+            looked: false,
             renewed: None,
         }
     }
@@ -94,20 +103,20 @@ impl Elector {
 
     /// The API server showed the Lease, or that there is none.
     pub fn observe(&mut self, seen: Option<Seen>, clock: Duration) {
+        self.looked = true;
         if let Some(seen) = &seen {
             self.held_for = seen.duration;
         }
-        let since = match &self.seen {
-            Some((known, since)) if *known == seen => *since,
-            _ => clock,
-        };
-        self.seen = Some((seen, since));
+        self.seen = seen.map(|seen| match self.seen.take() {
+            Some((known, since)) if known == seen => (known, since),
+            _ => (seen, clock),
+        });
     }
 
     /// A write of ours succeeded. `asked_at` is when it was sent, not when it was answered.
     pub fn wrote(&mut self, seen: Seen, asked_at: Duration) {
         self.held_for = seen.duration;
-        self.seen = Some((Some(seen), asked_at));
+        self.seen = Some((seen, asked_at));
         self.renewed = Some(asked_at);
     }
 
@@ -121,17 +130,18 @@ impl Elector {
         let holds = |seen: &Seen| seen.holder.as_deref() == Some(self.identity.as_str());
         if let Some(until) = self.leads_until() {
             return match &self.seen {
-                Some((Some(seen), _)) if holds(seen) && clock < until => Move::Renew {
+                Some((seen, _)) if holds(seen) && clock < until => Move::Renew {
                     resource_version: seen.resource_version.clone(),
                 },
                 _ => Move::Lost,
             };
         }
         match &self.seen {
-            None => Move::Wait,
-            Some((None, since)) if clock.saturating_sub(*since) >= self.held_for => Move::Create,
-            Some((None, _)) => Move::Wait,
-            Some((Some(seen), since)) => {
+            None if !self.looked => Move::Wait,
+            None => Move::Create {
+                duration: self.held_for.max(self.timing.duration),
+            },
+            Some((seen, since)) => {
                 let quiet = clock.saturating_sub(*since);
                 // A write whose answer was lost may have made it ours: then it is simply taken.
                 if seen.holder.is_none() || holds(seen) || quiet >= seen.duration {
@@ -197,12 +207,14 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_vanished_is_made_again_after_a_whole_duration() {
+    fn a_lease_that_vanished_is_made_for_somebody_and_taken_when_it_expires() {
+        let create = |duration| Move::Create { duration };
         let mut fresh = Elector::new("a".into(), TIMING);
         fresh.observe(None, at(100));
-        assert_eq!(fresh.decide(at(114)), Move::Wait, "somebody may lead by it");
-        fresh.observe(None, at(115));
-        assert_eq!(fresh.decide(at(115)), Move::Create);
+        assert_eq!(fresh.decide(at(100)), create(TIMING.duration));
+        fresh.observe(Some(seen(8, SOMEBODY)), at(101));
+        assert_eq!(fresh.decide(at(115)), Move::Wait);
+        assert_eq!(fresh.decide(at(116)), take(8));
 
         let mut standby = Elector::new("a".into(), TIMING);
         let long = Duration::from_secs(60);
@@ -212,13 +224,11 @@ mod tests {
         };
         standby.observe(Some(held), at(100));
         standby.observe(None, at(110));
-        standby.observe(None, at(150));
-        assert_eq!(standby.decide(at(169)), Move::Wait, "as long as its holder");
-        assert_eq!(standby.decide(at(170)), Move::Create);
-        // Somebody else made it meanwhile.
-        standby.observe(Some(seen(8, "c")), at(171));
-        assert_eq!(standby.decide(at(185)), Move::Wait);
-        assert_eq!(standby.decide(at(186)), take(8));
+        assert_eq!(
+            standby.decide(at(110)),
+            create(long),
+            "as long as its holder's"
+        );
     }
 
     #[test]
@@ -318,7 +328,11 @@ mod tests {
                             candidate.observe(server.get(), clock);
                         }
                         let precondition = match candidate.decide(clock) {
-                            Move::Create => None,
+                            Move::Create { .. } => {
+                                server.put(None, SOMEBODY);
+                                candidate.observe(server.get(), clock);
+                                continue;
+                            }
                             Move::Take { resource_version } | Move::Renew { resource_version } =>
                                 Some(resource_version),
                             Move::Wait => continue,

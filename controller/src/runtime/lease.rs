@@ -17,7 +17,7 @@ use kube::{Api, api::PostParams};
 use tokio::time::{sleep, timeout};
 
 use super::clock::Clock;
-use crate::decide::election::{Elector, Move, Seen, Timing};
+use crate::decide::election::{Elector, Move, SOMEBODY, Seen, Timing};
 
 /// Name of the Lease, in the controller's namespace.
 pub(super) const NAME: &str = "monok8s-controller";
@@ -99,10 +99,10 @@ impl Campaign {
             }
             let now = self.clock.now();
             let outcome = match self.elector.decide(now) {
-                Move::Create => self.write(None).await,
+                Move::Create { duration } => self.create(duration).await,
                 Move::Take { resource_version } => {
                     self.transitions += 1;
-                    self.write(Some(resource_version)).await
+                    self.write(resource_version).await
                 }
                 Move::Renew { .. } | Move::Lost | Move::Wait => Ok(()),
             };
@@ -131,7 +131,7 @@ impl Campaign {
                 return;
             };
             pause = self.timing.renew;
-            match self.write(Some(resource_version)).await {
+            match self.write(resource_version).await {
                 Ok(()) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot renew the Lease {NAME}");
@@ -154,7 +154,7 @@ impl Campaign {
         let Move::Renew { resource_version } = self.elector.decide(self.clock.now()) else {
             return;
         };
-        let lease = self.lease(Some(resource_version), None);
+        let lease = self.lease(Some(resource_version), "", self.timing.duration);
         let params = PostParams::default();
         let replaced = self.api.replace(NAME, &params, &lease);
         match timeout(RELEASE_LIMIT, replaced).await {
@@ -177,27 +177,37 @@ impl Campaign {
         Ok(())
     }
 
-    async fn write(&mut self, precondition: Option<String>) -> Result<(), LeaseError> {
-        let create = precondition.is_none();
+    /// Makes the Lease, for nobody in particular.
+    async fn create(&mut self, duration: Duration) -> Result<(), LeaseError> {
+        tracing::warn!(
+            "there is no Lease {NAME}; whoever led by it may not know yet: making one, to be taken \
+             in {} s",
+            duration.as_secs_f32()
+        );
+        let lease = self.lease(None, SOMEBODY, duration);
+        let params = PostParams::default();
+        self.limit(self.api.create(&params, &lease)).await?;
+        Ok(())
+    }
+
+    /// Takes the Lease or renews it.
+    async fn write(&mut self, resource_version: String) -> Result<(), LeaseError> {
         if self.elector.leads_until().is_none() {
             self.acquired = Some(MicroTime(Timestamp::now()));
         }
-        let lease = self.lease(precondition, Some(self.elector.identity().to_owned()));
+        let identity = self.elector.identity();
+        let lease = self.lease(Some(resource_version), identity, self.timing.duration);
         let asked_at = self.clock.now();
         let params = PostParams::default();
-        let written = if create {
-            self.limit(self.api.create(&params, &lease)).await?
-        } else {
-            self.limit(self.api.replace(NAME, &params, &lease)).await?
-        };
-        self.uid.clone_from(&written.metadata.uid);
+        let replaced = self.api.replace(NAME, &params, &lease);
+        let written = self.limit(replaced).await?;
         self.elector.wrote(seen(&written, self.timing), asked_at);
         self.leadership.set(self.elector.leads_until());
         Ok(())
     }
 
-    fn lease(&self, resource_version: Option<String>, holder: Option<String>) -> Lease {
-        let whole_seconds = self.timing.duration.as_millis().div_ceil(1000);
+    fn lease(&self, resource_version: Option<String>, holder: &str, duration: Duration) -> Lease {
+        let whole_seconds = duration.as_millis().div_ceil(1000);
         Lease {
             metadata: ObjectMeta {
                 name: Some(NAME.to_owned()),
@@ -206,7 +216,7 @@ impl Campaign {
                 ..ObjectMeta::default()
             },
             spec: Some(LeaseSpec {
-                holder_identity: Some(holder.unwrap_or_default()),
+                holder_identity: Some(holder.to_owned()),
                 lease_duration_seconds: i32::try_from(whole_seconds).ok(),
                 // For people: nobody compares these with a clock.
                 acquire_time: self.acquired.clone(),
