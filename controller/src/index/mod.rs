@@ -236,6 +236,35 @@ impl Index {
         }
     }
 
+    /// Forgets the upgrades that a complete listing at this resource version lacks.
+    pub fn keep_listed_upgrades(&mut self, uids: &BTreeSet<String>, at: &str) -> Effect {
+        let gone = self.upgrades.remove_unlisted(uids, Version::of_listing(at));
+        Effect::of(!gone.is_empty())
+    }
+    /// Forgets the progresses that a complete listing at this resource version lacks.
+    pub fn keep_listed_progresses(&mut self, uids: &BTreeSet<String>, at: &str) -> Effect {
+        let gone = self
+            .progresses
+            .remove_unlisted(uids, Version::of_listing(at));
+        for (name, progress) in &gone {
+            self.unlink(progress.node_name(), name);
+        }
+        Effect::of(!gone.is_empty())
+    }
+    /// Forgets the Nodes that a complete listing at this resource version lacks.
+    pub fn keep_listed_nodes(&mut self, uids: &BTreeSet<String>, at: &str) -> Effect {
+        let gone = self.nodes.remove_unlisted(uids, Version::of_listing(at));
+        Effect::of(!gone.is_empty())
+    }
+    /// Forgets the reports that a complete listing at this resource version lacks.
+    pub fn keep_listed_reports(&mut self, uids: &BTreeSet<String>, at: &str) -> Effect {
+        let gone = self.reports.remove_unlisted(uids, Version::of_listing(at));
+        for (name, _) in &gone {
+            self.refresh_facts(name);
+        }
+        Effect::of(!gone.is_empty())
+    }
+
     /// All upgrades, by name.
     pub fn upgrades(&self) -> impl Iterator<Item = &Upgrade> {
         self.upgrades.iter().map(|(_, u)| u)

@@ -1,6 +1,6 @@
 //! Objects of one kind, as a watch and our own writes show them.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 /// How many removed objects are remembered.
 const REMEMBERED: usize = 20_000;
@@ -16,6 +16,11 @@ impl Version {
     /// From `metadata.resourceVersion`; what cannot be read counts as newest, so that it is taken.
     pub(super) fn parse(text: Option<&str>) -> Self {
         Self(text.and_then(|t| t.parse().ok()).unwrap_or(u64::MAX))
+    }
+
+    /// From a listing's `metadata.resourceVersion`; one that cannot be read is newer than nothing.
+    pub(super) fn of_listing(text: &str) -> Self {
+        Self(text.parse().unwrap_or(0))
     }
 }
 
@@ -129,6 +134,24 @@ impl<T> Store<T> {
             .collect()
     }
 
+    /// Forgets what a complete listing of the moment `at` lacks (it holds the UIDs `listed`) and
+    /// what has not been heard of since. Gives what is forgotten.
+    pub(super) fn remove_unlisted(
+        &mut self,
+        listed: &BTreeSet<String>,
+        at: Version,
+    ) -> Vec<(String, T)> {
+        let gone: Vec<(String, String)> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| e.version <= at && !listed.contains(&e.uid))
+            .map(|(name, e)| (name.clone(), e.uid.clone()))
+            .collect();
+        gone.into_iter()
+            .filter_map(|(name, uid)| Some((name.clone(), self.remove(&name, &uid)?)))
+            .collect()
+    }
+
     /// The object of that name.
     pub(super) fn get(&self, name: &str) -> Option<&T> {
         self.entries.get(name).map(|e| &e.item)
@@ -180,6 +203,21 @@ mod tests {
         assert!(!put(&mut store, "a", "2", 8), "a page of an older listing");
         assert!(!put(&mut store, "a", "2", 10), "a late answer");
         assert!(put(&mut store, "a", "3", 11));
+    }
+
+    #[test]
+    fn a_listing_of_ones_own_removes_what_was_known_at_its_moment() {
+        let mut store = Store::default();
+        for (name, version) in [("gone", 3), ("stays", 4), ("later", 9)] {
+            put(&mut store, name, name, version);
+        }
+        // The watch begins anew while the listing is read.
+        store.begin_listing();
+        let listed = ["stays".to_owned()].into();
+        let removed: Vec<_> = store.remove_unlisted(&listed, v(7));
+        assert_eq!(removed, [("gone".to_owned(), 3)]);
+        assert!(!put(&mut store, "gone", "gone", 5), "a late watch event");
+        assert_eq!(store.len(), 2);
     }
 
     #[test]

@@ -2,11 +2,13 @@
 //! Lease, the catalogs' sources, and the loop that ties them together.
 
 mod catalog_source;
+mod catch_up;
 mod clock;
 mod events;
 mod lease;
 mod metrics;
 mod options;
+mod pace;
 mod reconcile;
 mod run;
 mod watches;

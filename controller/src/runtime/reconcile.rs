@@ -2,11 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use kube::Client;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     catalog_source::Catalogs,
+    catch_up,
     metrics::Metrics,
     watches::Shared,
     writer::{Outcome, Writer},
@@ -29,6 +31,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// What the leader runs.
 pub(super) struct Reconciler {
     pub(super) shared: Arc<Shared>,
+    pub(super) client: Client,
     pub(super) settings: Settings,
     pub(super) catalogs: Catalogs,
     pub(super) writer: Writer,
@@ -53,7 +56,7 @@ impl Reconciler {
             let gather = (took * SHARE).clamp(DEBOUNCE, LONGEST_DEBOUNCE);
 
             let next_reading = self.catalogs.request(&plan.readings);
-            let look_again_at = plan.look_again_at.into_iter().chain(next_reading).min();
+            let look_again_at = plan.look_again_at.into_iter().chain(next_reading);
             let more = plan.more;
 
             let began = self.shared.now().clock;
@@ -67,16 +70,17 @@ impl Reconciler {
             let until = if more || !outcome.is_final() {
                 Some(Duration::ZERO)
             } else {
-                look_again_at
+                look_again_at.chain(outcome.held_until).min()
             };
             stop.run_until_cancelled(self.wait(gather, until)).await;
         }
     }
 
     async fn catch_up(&mut self) {
+        self.writer.finish().await;
         let mut failures = 0;
-        while let Err(error) = self.writer.catch_up().await {
-            tracing::warn!(%error, "cannot list the progresses; trying again");
+        while let Err(error) = catch_up::catch_up(&self.client, &self.shared).await {
+            tracing::warn!("{error}; nothing is decided before; trying again");
             failures += 1;
             sleep(backoff(failures)).await;
         }

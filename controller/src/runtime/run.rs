@@ -90,6 +90,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     let reconciler = Reconciler {
         settings: Settings {
             stall_after: options.stall_after.0,
+        client: client.clone(),
             ..Settings::default()
         },
         catalogs: Catalogs::new(

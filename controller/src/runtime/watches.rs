@@ -1,6 +1,7 @@
 //! Four watches that keep the index up to date.
 
 use std::{
+    collections::BTreeSet,
     fmt::Debug,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -75,7 +76,7 @@ impl Shared {
 }
 
 /// A kind that the index keeps.
-trait Kept:
+pub(super) trait Kept:
     Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static
 {
     const RESOURCE: &'static str;
@@ -92,6 +93,8 @@ impl Kept for OSUpgrade {
     const RESOURCE: &'static str = "osupgrades";
     fn begin(index: &mut Index) {
         index.begin_upgrades();
+    /// What a complete listing at that resource version lacks is gone.
+    fn keep_listed(uids: &BTreeSet<String>, at: &str, index: &mut Index) -> Effect;
     }
     fn apply(self, index: &mut Index, _: Duration) -> Effect {
         index.apply_upgrade(self)
@@ -112,6 +115,9 @@ impl Kept for OSUpgradeProgress {
     const RESOURCE: &'static str = "osupgradeprogresses";
     fn begin(index: &mut Index) {
         index.begin_progresses();
+    fn keep_listed(uids: &BTreeSet<String>, at: &str, index: &mut Index) -> Effect {
+        index.keep_listed_upgrades(uids, at)
+    }
     }
     fn apply(self, index: &mut Index, clock: Duration) -> Effect {
         index.apply_progress(self, clock)
@@ -133,6 +139,9 @@ impl Kept for NodeObject {
     const RESOURCE: &'static str = "nodes";
     fn begin(index: &mut Index) {
         index.begin_nodes();
+    fn keep_listed(uids: &BTreeSet<String>, at: &str, index: &mut Index) -> Effect {
+        index.keep_listed_progresses(uids, at)
+    }
     }
     fn apply(self, index: &mut Index, _: Duration) -> Effect {
         index.apply_node(self)
@@ -152,6 +161,9 @@ impl Kept for OSNode {
     const RESOURCE: &'static str = "osnodes";
     fn begin(index: &mut Index) {
         index.begin_reports();
+    fn keep_listed(uids: &BTreeSet<String>, at: &str, index: &mut Index) -> Effect {
+        index.keep_listed_nodes(uids, at)
+    }
     }
     fn apply(self, index: &mut Index, _: Duration) -> Effect {
         index.apply_report(self)
@@ -171,6 +183,9 @@ impl Kept for OSNode {
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("a watch ended by itself, which is a fault of this program; ending, to begin anew")]
 pub struct WatchesEnded;
+    fn keep_listed(uids: &BTreeSet<String>, at: &str, index: &mut Index) -> Effect {
+        index.keep_listed_reports(uids, at)
+    }
 
 /// The running watches. Dropping this ends them.
 pub(super) struct Watches {
@@ -263,32 +278,19 @@ async fn feed<K: Kept>(
     }
 }
 
-/// One object that cannot be read (its kind's rules were laxer once) must not keep the rest of its
-/// kind from being watched.
 fn take<K: Kept>(
     event: watcher::Event<DeserializeGuard<K>>,
     index: &mut Index,
     clock: Duration,
 ) -> Effect {
-    let unreadable = |invalid: InvalidObject, index: &mut Index| {
-        let name = invalid.metadata.name.unwrap_or_default();
-        tracing::warn!(
-            resource = K::RESOURCE,
-            name,
-            error = invalid.error,
-            "an object cannot be read and is left out; mend or delete it"
-        );
-        K::unreadable(&name, index)
-    };
     match event {
         watcher::Event::Init => {
             K::begin(index);
             Effect::None
         }
-        watcher::Event::InitApply(object) | watcher::Event::Apply(object) => match object.0 {
-            Ok(object) => object.apply(index, clock),
-            Err(invalid) => unreadable(invalid, index),
-        },
+        watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
+            apply(object, index, clock)
+        }
         watcher::Event::Delete(object) => {
             let meta = object.meta();
             let name = meta.name.as_deref().unwrap_or_default();
@@ -297,6 +299,28 @@ fn take<K: Kept>(
         watcher::Event::InitDone => {
             K::finish(index);
             Effect::Relevant
+        }
+    }
+}
+
+/// One object that cannot be read (its kind's rules were laxer once) must not keep the rest of its
+/// kind from being watched.
+pub(super) fn apply<K: Kept>(
+    object: DeserializeGuard<K>,
+    index: &mut Index,
+    clock: Duration,
+) -> Effect {
+    match object.0 {
+        Ok(object) => object.apply(index, clock),
+        Err(InvalidObject { error, metadata }) => {
+            let name = metadata.name.unwrap_or_default();
+            tracing::warn!(
+                resource = K::RESOURCE,
+                name,
+                %error,
+                "an object cannot be read and is left out; mend or delete it"
+            );
+            K::unreadable(&name, index)
         }
     }
 }

@@ -3,23 +3,23 @@
 //! Every write has a precondition: what it was decided on. A write that fails on it means that the
 //! index was behind; nothing is repeated blindly, the next plan decides anew.
 
-use std::{collections::BTreeSet, fmt::Debug, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream};
 use kube::{
-    Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
-    core::DeserializeGuard,
+    Api, Client, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use monok8s_api::{
     API_VERSION, CONTROLLER_MANAGER, OSUpgrade, OSUpgradeProgress, osupgrade::Download,
 };
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{events::Publisher, lease::Leadership, metrics::Metrics, watches::Shared};
+use super::{
+    events::Publisher, lease::Leadership, metrics::Metrics, pace::Pace, watches::Shared,
+};
 use crate::decide::plan::{Amendment, Deletion, Plan, StatusWrite};
 
 /// How many writes are under way at once.
@@ -28,8 +28,6 @@ const AT_ONCE: usize = 8;
 const LIMIT: Duration = Duration::from_secs(15);
 /// How old a plan may be when its releases go out.
 const RELEASE_WITHIN: Duration = Duration::from_secs(1);
-/// Page size of the listing that a new leader begins with.
-const PAGE: u32 = 500;
 
 /// How a plan went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +38,8 @@ pub(super) struct Outcome {
     pub(super) errors: usize,
     /// Something was left out, because the plan was found to be out of date.
     pub(super) left_out: bool,
+    /// When a status that was held back may be written.
+    pub(super) held_until: Option<Duration>,
 }
 
 impl Outcome {
@@ -100,6 +100,7 @@ pub(super) struct Writer {
     upgrades: Api<OSUpgrade>,
     progresses: Api<OSUpgradeProgress>,
     publisher: Publisher,
+    pace: Pace,
     shared: Arc<Shared>,
     leadership: Leadership,
     stop: CancellationToken,
@@ -122,6 +123,7 @@ impl Writer {
             upgrades: Api::all(client.clone()),
             progresses: Api::all(client.clone()),
             publisher,
+            pace: Pace::default(),
             shared,
             leadership,
             stop,
@@ -130,28 +132,18 @@ impl Writer {
         }
     }
 
-    /// Reads all upgrades and progresses from the API server itself. The leader before may have
-    /// written what the watches have not shown yet; from here on this process knows every place
-    /// given out.
-    pub(super) async fn catch_up(&self) -> kube::Result<()> {
-        let client = self.upgrades.clone().into_client();
-        list(&Api::all(client.clone()), |upgrade| {
-            self.shared.amend(|index, _| index.apply_upgrade(upgrade));
-        })
-        .await?;
-        list(&Api::all(client), |progress| {
-            self.shared
-                .amend(|index, clock| index.apply_progress(progress, clock));
-        })
-        .await
-    }
-
     /// Carries out a plan, in its order; stops early when this process must not write any more.
     /// `planned_at` is when it was made: releases rest on a count of places and failures that is
     /// out of date once anything turned out otherwise, or time has passed.
     pub(super) async fn act(&mut self, plan: Plan, planned_at: Duration) -> Outcome {
         let mut outcome = Outcome::default();
         for write in plan.statuses {
+            let now = self.shared.now().clock;
+            if let Some(due) = self.pace.wait(&write, now) {
+                outcome.held_until = outcome.held_until.into_iter().chain([due]).min();
+                continue;
+            }
+            self.pace.wrote(&write, now);
             let told = self.write_status(&write).await;
             let upgrade = write.upgrade.name_any();
             if self.record("status", &upgrade, told, &mut outcome) {
@@ -366,27 +358,6 @@ impl Writer {
             self.unsure.remove(&name);
         }
         true
-    }
-}
-
-/// Reads a whole kind, page by page, as it is stored now.
-/// An object that cannot be read is left out, as the watches do.
-async fn list<K>(api: &Api<DeserializeGuard<K>>, mut take: impl FnMut(K)) -> kube::Result<()>
-where
-    K: Resource + Clone + DeserializeOwned + Debug,
-{
-    let mut params = ListParams::default().limit(PAGE);
-    loop {
-        let page = api.list(&params).await?;
-        let next = page.metadata.continue_.clone().filter(|c| !c.is_empty());
-        page.items
-            .into_iter()
-            .filter_map(|guarded| guarded.0.ok())
-            .for_each(&mut take);
-        match next {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(()),
-        }
     }
 }
 

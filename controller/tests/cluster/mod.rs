@@ -82,6 +82,7 @@ impl Cluster {
         // No kubelet renews these nodes' Leases, and they are to stay Ready.
         let options = Options {
             node_monitor_grace: Duration::from_secs(3600),
+            ..Options::default()
         };
         let plane = ControlPlane::start(&assets, &folder.path().join("plane"), options)
             .await
