@@ -20,6 +20,7 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use monok8s_api::{OSUpgradeProgress, names};
+use monok8s_fault_server::{Fault, FaultServer, Resource, Tls};
 use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -32,8 +33,19 @@ const FLAGS: &[&str] = &[
     "--catalog-reread=1s",
 ];
 
+/// The line that the message gives, added where it says.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_config_map_is_read_once_the_role_says_so() {
+    a_config_map_is_read_once(&["-n", "mono-system", "patch", "role", "controller"]).await;
+}
+
+/// The same line in the ClusterRole, as MonoK8s's page says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_map_is_read_once_the_cluster_role_says_so() {
+    a_config_map_is_read_once(&["patch", "clusterrole", "monok8s-controller"]).await;
+}
+
+async fn a_config_map_is_read_once(grant: &[&str]) {
     let mut cluster = Cluster::start(2).await;
     let _replica = cluster.controller("only", FLAGS).await;
     cluster.begin();
@@ -50,25 +62,12 @@ async fn a_config_map_is_read_once_the_role_says_so() {
     assert_eq!(status.phase.as_str(), "Pending");
 
     // What the message says is what helps.
-    let rule = status.message[status.message.find(line).unwrap()..].to_owned();
-    let patch = format!(
-        "[{{\"op\": \"add\", \"path\": \"/rules/-\", \"value\": {}}}]",
-        json!({"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]})
-    );
-    assert!(rule.starts_with("- {apiGroups"));
+    let rule = json!({"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]});
+    let patch = json!([{"op": "add", "path": "/rules/-", "value": rule}]).to_string();
     cluster
         .plane
         .kubectl()
-        .ok([
-            "-n",
-            "mono-system",
-            "patch",
-            "role",
-            "controller",
-            "--type=json",
-            "-p",
-            &patch,
-        ])
+        .ok([grant, &["--type=json", "-p", &patch]].concat())
         .await
         .unwrap();
     cluster.until_accepted_is("up", "ConfigMapNotFound").await;
@@ -209,6 +208,82 @@ async fn a_url_is_read_with_conditional_requests_and_a_changed_image_halts() {
     }
     serving.abort();
     cluster.end().await;
+}
+
+/// A catalog over TLS from a server whose authority only `--ca-file` vouches for, and from another
+/// path of it a redirect to the same catalog without TLS.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_authority_is_trusted_by_a_flag_and_tls_is_never_left() {
+    let text = catalog(&["v1.34.6", "v1.35.1"]);
+    let plain = FaultServer::start(text.clone(), Vec::new()).await.unwrap();
+    let away = Fault::Redirect(plain.url("/catalog.yaml?token=hush"));
+    let server = FaultServer::builder()
+        .tls(Tls::default())
+        .at("/catalog.yaml", Resource::new(text))
+        .at("/away", Resource::new("").forever(away))
+        .start()
+        .await
+        .unwrap();
+    let mut cluster = Cluster::start(1).await;
+    let spec = |path: &str| json!({"version": "stable", "catalog": {"url": server.url(path)}});
+
+    let distrustful = cluster.controller("distrustful", FLAGS).await;
+    cluster.begin();
+    cluster.apply("up", spec("/catalog.yaml")).await;
+    cluster.until_accepted_is("up", "CatalogUnreachable").await;
+    let status = cluster.upgrades().get("up").await.unwrap().status.unwrap();
+    assert!(status.message.contains("certificate"), "{}", status.message);
+    assert!(server.requests().is_empty(), "it was asked all the same");
+    distrustful.process.kill().await;
+
+    let ca = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(ca.path(), server.ca_pem().unwrap()).unwrap();
+    let ca_file = format!("--ca-file={}", ca.path().display());
+    let flags = [FLAGS, &["--allow-http-catalogs", &ca_file]].concat();
+    let trusting = cluster.controller("trusting", &flags).await;
+    cluster.until_phase_is("up", "Completed").await;
+
+    // Plain http is allowed, and all the same a redirect does not get there from https.
+    cluster.apply("away", spec("/away")).await;
+    cluster.until_accepted_is("away", "InvalidSource").await;
+    let status = cluster.upgrades().get("away").await.unwrap().status;
+    let status = status.unwrap();
+    assert_eq!(status.phase.as_str(), "Rejected");
+    assert!(status.message.contains("https"), "{}", status.message);
+    assert!(plain.requests().is_empty(), "the redirect was followed");
+    for text in [trusting.log(), status.message] {
+        assert!(!text.contains("hush"), "the query was shown");
+    }
+    cluster.end().await;
+}
+
+#[test]
+fn a_ca_file_that_cannot_be_used_is_told_at_once() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let missing = file.path().with_extension("missing");
+    for (path, text, told) in [
+        (file.path(), "", "holds no PEM certificate"),
+        (
+            file.path(),
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            "certificate 1 of",
+        ),
+        (&missing, "", "cannot read the CA file"),
+    ] {
+        std::fs::write(file.path(), text).unwrap();
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_controller"))
+            .arg("--ca-file")
+            .arg(path)
+            // There is no API server to be found either, but that comes later.
+            .env("KUBECONFIG", "/nonexistent")
+            .output()
+            .unwrap();
+        assert!(!output.status.success());
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(said.contains(told), "{said}");
+        assert!(said.contains(path.to_str().unwrap()), "{said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

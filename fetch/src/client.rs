@@ -2,6 +2,11 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
+
 use crate::{
     credentials::Credentials,
     policy::Policy,
@@ -77,11 +82,23 @@ pub enum BuildError {
         /// Why.
         source: std::io::Error,
     },
-    /// The CA file holds no certificate, or something that is none.
-    #[error("{origin} holds no usable PEM certificate")]
+    /// The CA file holds no certificate.
+    #[error(
+        "{origin} holds no PEM certificate; expected at least one block that begins with -----BEGIN CERTIFICATE-----"
+    )]
+    NoCaCertificate {
+        /// Where the text is from.
+        origin: String,
+    },
+    /// Something in the CA file is no certificate.
+    #[error("certificate {number} of {origin} cannot be used: {reason}")]
     CaCertificate {
         /// Where the text is from.
         origin: String,
+        /// Which one, counted from 1.
+        number: usize,
+        /// Why.
+        reason: String,
     },
     /// Anything else.
     #[error("cannot set up the HTTP client: {0}")]
@@ -157,13 +174,28 @@ impl ClientBuilder {
     }
 
     fn authorities_from(mut self, pem: &[u8], origin: String) -> Result<Self, BuildError> {
-        match reqwest::Certificate::from_pem_bundle(pem) {
-            Ok(found) if !found.is_empty() => {
-                self.authorities.extend(found);
-                Ok(self)
-            }
-            _ => Err(BuildError::CaCertificate { origin }),
+        // Tried here, one by one: the client would only say that something is wrong somewhere.
+        let mut trial = RootCertStore::empty();
+        let mut found = 0;
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            found += 1;
+            let unusable = |reason: String| BuildError::CaCertificate {
+                origin: origin.clone(),
+                number: found,
+                reason,
+            };
+            let der = certificate.map_err(|error| unusable(error.to_string()))?;
+            trial
+                .add(der.clone())
+                .map_err(|error| unusable(error.to_string()))?;
+            let certificate = reqwest::Certificate::from_der(&der)
+                .map_err(|error| unusable(error.to_string()))?;
+            self.authorities.push(certificate);
         }
+        if found == 0 {
+            return Err(BuildError::NoCaCertificate { origin });
+        }
+        Ok(self)
     }
 
     /// Whether `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` are heeded. Default: yes.
@@ -240,14 +272,31 @@ impl ClientBuilder {
 
 #[cfg(test)]
 mod tests {
+    use monok8s_fault_server::Tls;
+
     use super::*;
 
     #[test]
     fn a_ca_file_must_hold_certificates() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "not a certificate").unwrap();
-        let error = Client::builder().ca_file(file.path()).unwrap_err();
-        assert!(matches!(error, BuildError::CaCertificate { .. }), "{error}");
+        let good = Tls::default().acceptor(&[]).unwrap().1;
+        let no_certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let broken_off = &good[..good.len() / 2];
+        for (text, expected) in [
+            (String::new(), "holds no PEM certificate"),
+            ("not a certificate".into(), "holds no PEM certificate"),
+            (format!("{good}{no_certificate}"), "certificate 2 of "),
+            (broken_off.to_owned(), "certificate 1 of "),
+        ] {
+            std::fs::write(file.path(), text).unwrap();
+            let error = Client::builder().ca_file(file.path()).unwrap_err();
+            let told = error.to_string();
+            assert!(told.contains(expected), "{told}");
+            assert!(told.contains(file.path().to_str().unwrap()), "{told}");
+        }
+        std::fs::write(file.path(), format!("# two\n{good}{good}")).unwrap();
+        let builder = Client::builder().ca_file(file.path()).unwrap();
+        assert_eq!(builder.authorities.len(), 2);
         let error = Client::builder()
             .ca_file(Path::new("/no/such/file"))
             .unwrap_err();

@@ -1,6 +1,6 @@
 //! The controller's flags.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
 use monok8s_api::GoDuration;
@@ -34,6 +34,11 @@ pub struct Options {
     /// Fetch catalogs over plain http too. Whoever is on the way can then choose what nodes boot
     #[arg(long)]
     pub allow_http_catalogs: bool,
+
+    /// PEM certificates of authorities to trust for catalogs, besides the system's. They may choose
+    /// what every node boots
+    #[arg(long, value_name = "PATH")]
+    pub ca_file: Option<PathBuf>,
 
     /// How long the other replica waits for a leader that has gone quiet
     #[arg(long, value_name = "DURATION", default_value = "15s")]

@@ -67,6 +67,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     listen_for_the_end(stop.clone()).map_err(RunError::Signals)?;
 
     let clock = Clock::start();
+    let urls = Urls::new(options.allow_http_catalogs, options.ca_file.as_deref())?;
     let client = Client::try_default().await.map_err(RunError::Config)?;
     let mut registry = metrics::registry("controller", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::new(&mut registry);
@@ -89,14 +90,14 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     );
     let reconciler = Reconciler {
         settings: Settings {
-            stall_after: options.stall_after.0,
         client: client.clone(),
+            stall_after: options.stall_after.0,
             ..Settings::default()
         },
         catalogs: Catalogs::new(
             client.clone(),
             &options.namespace,
-            Urls::new(options.allow_http_catalogs)?,
+            urls,
             options.catalog_reread.0,
             shared.clone(),
             metrics.clone(),

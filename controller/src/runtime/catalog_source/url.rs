@@ -1,5 +1,7 @@
 //! Catalogs from a URL.
 
+use std::path::Path;
+
 use monok8s_api::{catalog::MAX_CATALOG_BYTES, location, reason::AcceptedReason};
 use monok8s_fetch::{Client, Fault, Fetched, Kind, Policy, SourceUrl, Validators};
 
@@ -14,8 +16,16 @@ pub(in crate::runtime) struct Urls {
 }
 
 impl Urls {
-    pub(in crate::runtime) fn new(allow_http: bool) -> Result<Self, monok8s_fetch::BuildError> {
-        let client = Client::builder().policy(Policy { allow_http }).build()?;
+    /// `ca_file` holds authorities to trust besides the system's.
+    pub(in crate::runtime) fn new(
+        allow_http: bool,
+        ca_file: Option<&Path>,
+    ) -> Result<Self, monok8s_fetch::BuildError> {
+        let mut builder = Client::builder().policy(Policy { allow_http });
+        if let Some(path) = ca_file {
+            builder = builder.ca_file(path)?;
+        }
+        let client = builder.build()?;
         Ok(Self { client, allow_http })
     }
 
