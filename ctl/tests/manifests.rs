@@ -91,10 +91,10 @@ fn the_two_halves_are_the_whole() {
 
 #[test]
 fn kubectl_builds_the_same_from_the_folder() {
-    let Some(kubectl) = kubectl() else {
-        println!("no kubectl found: compared with the files only");
-        return;
-    };
+    let kubectl = kubectl().expect(
+        "no kubectl in KUBEBUILDER_ASSETS, PATH or ~/.cache/monok8s/control-plane; `make test` sets \
+         one up, and so does `cargo run -p monok8s-sandbox -- assets`",
+    );
     let output = Command::new(kubectl)
         .arg("kustomize")
         .arg(manifests())
@@ -127,6 +127,55 @@ fn kubectl() -> Option<PathBuf> {
         .chain(built)
         .map(|folder| folder.join("kubectl"))
         .find(|file| file.is_file())
+}
+
+/// Every rule of the two daemons, as `role: verbs resources[names]`: whoever widens one changes this
+/// too, and the table in docs/security.md.
+#[test]
+fn the_daemons_may_do_this_and_no_more() {
+    let mut rules = Vec::new();
+    for ((kind, _, name), object) in both(&[]) {
+        if !matches!(kind.as_str(), "Role" | "ClusterRole") || name.starts_with("monok8s-upgrader")
+        {
+            continue;
+        }
+        for rule in object["rules"].as_array().unwrap() {
+            let words = |key: &str, between: &str| {
+                let words = rule[key].as_array().into_iter().flatten();
+                let words: Vec<_> = words.filter_map(Value::as_str).collect();
+                words.join(between)
+            };
+            rules.push(format!(
+                "{name}: {} {} of {:?} {}",
+                words("verbs", " "),
+                words("resources", " "),
+                words("apiGroups", " "),
+                words("resourceNames", " "),
+            ));
+        }
+    }
+    let expected = [
+        "monok8s-controller: get list watch osupgrades of \"monok8s.io\" ",
+        "monok8s-controller: patch osupgrades/status of \"monok8s.io\" ",
+        "monok8s-controller: get list watch create patch delete osupgradeprogresses of \"monok8s.io\" ",
+        "monok8s-controller: get list watch osnodes of \"monok8s.io\" ",
+        "monok8s-controller: get list watch patch nodes of \"\" ",
+        "monok8s-controller: get list watch delete pods of \"\" ",
+        "monok8s-controller: create pods/eviction of \"\" ",
+        "monok8s-controller: get list watch poddisruptionbudgets of \"policy\" ",
+        "monok8s-node-agent: get list watch osupgradeprogresses of \"monok8s.io\" ",
+        "monok8s-node-agent: patch osupgradeprogresses/status of \"monok8s.io\" ",
+        "monok8s-node-agent: get create osnodes of \"monok8s.io\" ",
+        "monok8s-node-agent: patch osnodes/status of \"monok8s.io\" ",
+        "monok8s-node-agent: get osupgrades of \"monok8s.io\" ",
+        "monok8s-node-agent: get nodes of \"\" ",
+        "monok8s-viewer: get list watch osupgrades osupgradeprogresses osnodes of \"monok8s.io\" ",
+        "monok8s-controller-events: create events of \"events.k8s.io\" ",
+        "monok8s-node-agent-events: create patch events of \"events.k8s.io\" ",
+        "controller: create leases of \"coordination.k8s.io\" ",
+        "controller: get update leases of \"coordination.k8s.io\" monok8s-controller",
+    ];
+    assert_eq!(rules, expected, "{rules:#?}");
 }
 
 #[test]
