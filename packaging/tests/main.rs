@@ -8,4 +8,5 @@
 
 mod empty_root;
 mod image;
+mod pod_security;
 mod unpacked;
