@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     future::Future,
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -108,10 +108,17 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds the address; port 0 takes a free one.
+    /// Binds the address; port 0 takes a free one. `[::]` stands for every address of the machine, whether it knows
+    /// IPv6 or not.
     pub async fn bind(address: SocketAddr) -> Result<Self, ServeError> {
         let bind = |source| ServeError::Bind { address, source };
-        let listener = TcpListener::bind(address).await.map_err(bind)?;
+        let listener = match TcpListener::bind(address).await {
+            Ok(listener) => listener,
+            Err(e) => match without_ipv6(address, &e) {
+                Some(other) => TcpListener::bind(other).await.map_err(bind)?,
+                None => return Err(bind(e)),
+            },
+        };
         let address = listener.local_addr().map_err(bind)?;
         Ok(Self { listener, address })
     }
@@ -144,6 +151,14 @@ impl Server {
             } => Ok(()),
         }
     }
+}
+
+/// Where to listen instead of `address` on a kernel without IPv6 (booted with `ipv6.disable=1`), where binding `[::]`
+/// fails with EAFNOSUPPORT.
+fn without_ipv6(address: SocketAddr, error: &io::Error) -> Option<SocketAddr> {
+    let unspecified = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    (unspecified && error.raw_os_error() == Some(libc::EAFNOSUPPORT))
+        .then(|| (Ipv4Addr::UNSPECIFIED, address.port()).into())
 }
 
 fn router(registry: Registry, readiness: Readiness) -> Router {
@@ -185,6 +200,21 @@ mod tests {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         answer
+    }
+
+    #[test]
+    fn a_kernel_without_ipv6_is_listened_on_all_the_same() {
+        let error = |number| io::Error::from_raw_os_error(number);
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let every = address("[::]:8080");
+        assert_eq!(
+            without_ipv6(every, &error(libc::EAFNOSUPPORT)),
+            Some(address("0.0.0.0:8080"))
+        );
+        assert_eq!(without_ipv6(every, &error(libc::EADDRINUSE)), None);
+        // Who asks for one address does not want all.
+        let one = address("[::1]:8080");
+        assert_eq!(without_ipv6(one, &error(libc::EAFNOSUPPORT)), None);
     }
 
     #[tokio::test]
