@@ -57,7 +57,12 @@ impl Part {
     }
 
     fn at(&self, third: u8, fourth: u8) -> Ipv4Addr {
-        Ipv4Addr::new(198, 18 + self.number / 16, self.number % 16 * 16 + third, fourth)
+        Ipv4Addr::new(
+            198,
+            18 + self.number / 16,
+            self.number % 16 * 16 + third,
+            fourth,
+        )
     }
 
     /// This machine, as the nodes and pods reach it.

@@ -25,6 +25,8 @@ use crate::{
     container_image,
     network::Switch,
     node::{Node, Parts},
+    product,
+    registry::Registry,
     requirements,
     runtime::Runtime,
 };
@@ -42,8 +44,6 @@ pub struct ClusterOptions {
     pub image_size: u64,
     /// Incompressible bytes in an image.
     pub image_payload: u64,
-    /// Archives of container images that are part of the nodes' system, besides those made here.
-    pub container_images: Vec<PathBuf>,
 }
 
 impl Default for ClusterOptions {
@@ -55,7 +55,6 @@ impl Default for ClusterOptions {
             images: Vec::new(),
             image_size: 32 << 20,
             image_payload: 4 << 20,
-            container_images: Vec::new(),
         }
     }
 }
@@ -68,11 +67,17 @@ const SLOT: u64 = 64 << 20;
 /// Of the data partition, in bytes; nothing is taken from this machine's disk before it is written.
 const DATA: u64 = 4 << 30;
 
+/// What the registry calls the product's image.
+const REPOSITORY: &str = "monok8s/ota";
+/// Its only tag.
+const TAG: &str = "0.1.0";
+
 /// A running cluster. Dropping it ends it; [`stop`](Self::stop) does so in order.
 pub struct Cluster {
     // In the order in which they are to be dropped.
     nodes: Vec<Node>,
     image_server: ImageServer,
+    registry: Option<Registry>,
     images: BTreeMap<String, Image>,
     client: Client,
     plane: ControlPlane,
@@ -80,7 +85,8 @@ pub struct Cluster {
     part: Part,
     options: ClusterOptions,
     folder: PathBuf,
-    _temporary: Option<TempDir>,
+    /// Removed with the cluster.
+    temporary: Option<TempDir>,
 }
 
 impl Cluster {
@@ -89,7 +95,7 @@ impl Cluster {
         let folder = scratch::folder("real")?;
         let path = folder.path().to_path_buf();
         let mut cluster = Self::start_in(&path, options, &mut |line| eprintln!("{line}")).await?;
-        cluster._temporary = Some(folder);
+        cluster.temporary = Some(folder);
         Ok(cluster)
     }
 
@@ -103,7 +109,9 @@ impl Cluster {
             bail!("{why}");
         }
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let folder = folder.canonicalize().context("a folder just made is gone")?;
+        let folder = folder
+            .canonicalize()
+            .context("a folder just made is gone")?;
         let assets = Assets::find(&mut *say).await?;
         let pods = PodAssets::find(&assets, &mut *say).await?;
         let runtime = Runtime::find(&mut *say).await?;
@@ -123,6 +131,7 @@ impl Cluster {
         let mut cluster = Self {
             nodes: Vec::new(),
             image_server: ImageServer::start_on(part.gateway()).await?,
+            registry: None,
             images: BTreeMap::new(),
             client: plane.client().await?,
             plane,
@@ -130,14 +139,19 @@ impl Cluster {
             part,
             options: options.clone(),
             folder,
-            _temporary: None,
+            temporary: None,
         };
         for version in [&options.version].into_iter().chain(&options.images) {
             say(&format!("making the image of {version}"));
             cluster.add_image(&cluster.root_fs(version))?;
         }
-        let mut container_images = container_image::make(&cluster.folder.join("container-images"))?;
-        container_images.extend(options.container_images);
+        say("making container images");
+        let folder = cluster.folder.join("container-images");
+        let mut container_images = container_image::make(&folder)?;
+        let product = product::archive(&folder, product::NAME)?;
+        cluster.registry =
+            Some(Registry::start(cluster.part.gateway(), &product, REPOSITORY, TAG).await?);
+        container_images.push(product);
         for (name, number) in options.nodes.iter().zip(1..) {
             say(&format!("starting {name}"));
             let parts = Parts {
@@ -149,7 +163,7 @@ impl Cluster {
                 container_images: &container_images,
                 slot_size: SLOT,
                 data_size: DATA,
-                registry: None,
+                registry: cluster.registry.as_ref().map(Registry::host),
             };
             let folder = cluster.folder.join("nodes").join(name);
             let node = Node::start(&cluster.plane, &folder, name, number, &parts).await?;
@@ -186,6 +200,12 @@ impl Cluster {
         &self.image_server
     }
 
+    /// The name by which the product's image is pulled from the registry.
+    pub fn pulled_image(&self) -> Result<String> {
+        let registry = self.registry.as_ref().context("there is no registry")?;
+        Ok(format!("{}/{REPOSITORY}:{TAG}", registry.host()))
+    }
+
     /// The addresses.
     pub fn part(&self) -> &Part {
         &self.part
@@ -199,14 +219,19 @@ impl Cluster {
     /// A node by name.
     pub fn node(&self, name: &str) -> Result<&Node> {
         let mut nodes = self.nodes.iter();
-        nodes.find(|node| node.name() == name).with_context(|| format!("there is no node {name}"))
+        nodes
+            .find(|node| node.name() == name)
+            .with_context(|| format!("there is no node {name}"))
     }
 
     /// The image of a version.
     pub fn image(&self, version: &str) -> Result<&Image> {
         self.images.get(version).with_context(|| {
             let known: Vec<_> = self.images.keys().map(String::as_str).collect();
-            format!("there is no image of {version}, only of {}", known.join(", "))
+            format!(
+                "there is no image of {version}, only of {}",
+                known.join(", ")
+            )
         })
     }
 
@@ -251,6 +276,7 @@ impl Cluster {
             node.stop().await?;
         }
         self.plane.stop().await;
+        drop(self.temporary);
         Ok(())
     }
 }

@@ -39,7 +39,10 @@ pub fn make(folder: &Path) -> Result<Vec<PathBuf>> {
 fn compile(source: &str, program: &Path) -> Result<()> {
     let file = program.with_extension("c");
     fs::write(&file, source).context("cannot write a source file")?;
-    run(Command::new("gcc").args(["-Os", "-static", "-s", "-o"]).arg(program).arg(&file))?;
+    run(Command::new("gcc")
+        .args(["-Os", "-static", "-s", "-o"])
+        .arg(program)
+        .arg(&file))?;
     fs::remove_file(&file).context("cannot remove a source file")
 }
 
@@ -47,10 +50,15 @@ fn plant_toolbox(root: &Path) -> Result<()> {
     for folder in ["bin", "etc", "tmp", "root"] {
         fs::create_dir_all(root.join(folder)).context("no folder for an image")?;
     }
-    let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|path| Path::new(path).exists());
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"]
+        .into_iter()
+        .find(|path| Path::new(path).exists());
     let busybox = busybox.context("busybox is missing (Debian's busybox-static)")?;
     fs::copy(busybox, root.join("bin/busybox")).context("cannot copy busybox")?;
-    let list = Command::new(busybox).arg("--list").output().context("cannot run busybox")?;
+    let list = Command::new(busybox)
+        .arg("--list")
+        .output()
+        .context("cannot run busybox")?;
     for name in String::from_utf8_lossy(&list.stdout).lines() {
         if name != "busybox" {
             symlink("busybox", root.join("bin").join(name)).context("cannot link a program")?;
@@ -66,8 +74,20 @@ pub fn archive(root: &Path, name: &str, entrypoint: &[&str], out: &Path) -> Resu
     let folder = out.parent().unwrap_or(Path::new("."));
     let work = tempfile::tempdir_in(folder).context("no folder for a layer")?;
     let layer = work.path().join("layer.tar");
-    let owner = ["--numeric-owner", "--owner=0", "--group=0", "--sort=name", "--mtime=@0"];
-    run(Command::new("tar").arg("-C").arg(root).args(owner).arg("-cf").arg(&layer).arg("."))?;
+    let owner = [
+        "--numeric-owner",
+        "--owner=0",
+        "--group=0",
+        "--sort=name",
+        "--mtime=@0",
+    ];
+    run(Command::new("tar")
+        .arg("-C")
+        .arg(root)
+        .args(owner)
+        .arg("-cf")
+        .arg(&layer)
+        .arg("."))?;
     let config = json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",
@@ -99,7 +119,8 @@ fn write(path: &Path, value: &Value) -> Result<()> {
 
 fn sha256(path: &Path) -> Result<String> {
     let mut hasher = Sha256::new();
-    let mut file = fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut file =
+        fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut buffer = vec![0; 1 << 20];
     loop {
         let read = std::io::Read::read(&mut file, &mut buffer).context("cannot read a layer")?;

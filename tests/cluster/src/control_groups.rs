@@ -98,7 +98,10 @@ pub fn delegate(folder: &Path) -> Result<()> {
     let path = folder.join("cgroup.controllers");
     let has =
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let all: Vec<String> = has.split_whitespace().map(|name| format!("+{name}")).collect();
+    let all: Vec<String> = has
+        .split_whitespace()
+        .map(|name| format!("+{name}"))
+        .collect();
     let path = folder.join("cgroup.subtree_control");
     fs::write(&path, all.join(" ")).with_context(|| format!("cannot write {}", path.display()))
 }
@@ -112,7 +115,10 @@ fn version_1(name: &str) -> Result<Vec<PathBuf>> {
         .map(|controller| {
             let path = own.lines().find_map(|line| {
                 let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-                controllers.split(',').any(|one| one == controller).then_some(path)
+                controllers
+                    .split(',')
+                    .any(|one| one == controller)
+                    .then_some(path)
             });
             let path = path.with_context(|| format!("this machine has no {controller} groups"))?;
             let hierarchy = Path::new(MOUNT).join(controller.trim_start_matches("name="));
@@ -129,8 +135,8 @@ fn remove_below(folder: &Path) -> bool {
     let below = entries
         .flatten()
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    let mut emptied = fs::read_to_string(folder.join("cgroup.procs"))
-        .is_ok_and(|processes| processes.is_empty());
+    let mut emptied =
+        fs::read_to_string(folder.join("cgroup.procs")).is_ok_and(|processes| processes.is_empty());
     for entry in below {
         emptied &= remove_below(&entry.path()) && fs::remove_dir(entry.path()).is_ok();
     }

@@ -16,11 +16,7 @@ pub fn power_on(machine: &Machine, console: impl FnMut(&str)) -> Result<Running>
     fs::create_dir_all(&boot).context("no folder for the boot partition")?;
     mount(&machine.boot, &boot, "ext4", MountFlags::empty(), None)
         .with_context(|| format!("cannot mount {}", machine.boot.display()))?;
-    let outcome = firmware::power_on(
-        &view,
-        |start| start.trial && machine.trial_hangs(),
-        console,
-    );
+    let outcome = firmware::power_on(&view, |start| start.trial && machine.trial_hangs(), console);
     unmount(&boot, UnmountFlags::empty()).context("cannot unmount the boot partition")?;
     match outcome? {
         Outcome::Up(running) => Ok(running),

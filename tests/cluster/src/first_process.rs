@@ -58,8 +58,11 @@ pub fn run(folder: &Path) -> Result<Infallible> {
         "a node's first process is started by `cluster up`, in namespaces of its own"
     );
     let machine = Machine::read(folder)?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .context("cannot keep the node's mounts to itself")?;
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .context("cannot keep the node's mounts to itself")?;
     let mut console = OpenOptions::new()
         .create(true)
         .append(true)
@@ -227,8 +230,11 @@ fn change_root(root: &Path) -> Result<()> {
     unmount(".", UnmountFlags::DETACH).context("cannot leave the old root")?;
     std::env::set_current_dir("/").context("cannot go to /")?;
     // As systemd leaves it: pods that want to see later mounts ask for it.
-    mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC)
-        .context("cannot share the mounts")
+    mount_change(
+        "/",
+        MountPropagationFlags::SHARED | MountPropagationFlags::REC,
+    )
+    .context("cannot share the mounts")
 }
 
 fn network(machine: &Machine) -> Result<()> {
@@ -239,9 +245,21 @@ fn network(machine: &Machine) -> Result<()> {
         ensure!(Instant::now() < end, "no cable was plugged in");
         thread::sleep(LOOK);
     }
-    ip(&["address", "add", &format!("{}/24", machine.address), "dev", "eth0"])?;
+    ip(&[
+        "address",
+        "add",
+        &format!("{}/24", machine.address),
+        "dev",
+        "eth0",
+    ])?;
     ip(&["link", "set", "eth0", "up"])?;
-    ip(&["route", "add", "default", "via", &machine.gateway.to_string()])?;
+    ip(&[
+        "route",
+        "add",
+        "default",
+        "via",
+        &machine.gateway.to_string(),
+    ])?;
     for (pods, node) in &machine.routes {
         ip(&["route", "add", pods, "via", &node.to_string()])?;
     }
@@ -250,9 +268,16 @@ fn network(machine: &Machine) -> Result<()> {
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {
-    let output = program("ip").args(arguments).output().context("cannot run ip")?;
+    let output = program("ip")
+        .args(arguments)
+        .output()
+        .context("cannot run ip")?;
     if !output.status.success() {
-        bail!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "ip {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(())
 }
@@ -261,7 +286,11 @@ fn ip(arguments: &[&str]) -> Result<()> {
 fn program(name: &str) -> Command {
     let mut command = Command::new(name);
     let path = format!("{RUNTIME}:/usr/sbin:/usr/bin");
-    command.env_clear().env("PATH", path).env("HOME", "/root").stdin(Stdio::null());
+    command
+        .env_clear()
+        .env("PATH", path)
+        .env("HOME", "/root")
+        .stdin(Stdio::null());
     command
 }
 
@@ -277,8 +306,15 @@ impl Services {
     fn start(machine: &Machine) -> Result<Self> {
         let containerd = containerd()?;
         let end = Instant::now() + READY;
-        while !program("ctr").arg("version").output().is_ok_and(|done| done.status.success()) {
-            ensure!(Instant::now() < end, "containerd does not answer; see /var/log/containerd.log");
+        while !program("ctr")
+            .arg("version")
+            .output()
+            .is_ok_and(|done| done.status.success())
+        {
+            ensure!(
+                Instant::now() < end,
+                "containerd does not answer; see /var/log/containerd.log"
+            );
             thread::sleep(LOOK);
         }
         import(machine)?;
@@ -314,7 +350,12 @@ impl Services {
         match ended {
             None => thread::sleep(LOOK),
             Some(pid) if pid == self.containerd.id() => self.containerd = containerd()?,
-            Some(pid) if self.kubelet.as_ref().is_some_and(|kubelet| kubelet.id() == pid) => {
+            Some(pid)
+                if self
+                    .kubelet
+                    .as_ref()
+                    .is_some_and(|kubelet| kubelet.id() == pid) =>
+            {
                 self.kubelet = None;
             }
             // An orphan.

@@ -5,7 +5,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use monok8s_cluster::{cluster::{Cluster, ClusterOptions}, first_process, launch};
+use monok8s_cluster::{
+    cluster::{Cluster, ClusterOptions},
+    first_process, launch,
+};
 use tracing_subscriber::EnvFilter;
 
 /// Real nodes on this machine: kubelet and containerd in namespaces of their own.
@@ -61,11 +64,14 @@ fn run(action: Action) -> Result<ExitCode> {
 #[tokio::main]
 async fn up() -> Result<ExitCode> {
     let cluster = Cluster::start(ClusterOptions {
-        container_images: std::env::args().skip(2).map(PathBuf::from).collect(),
         images: vec!["v1.35.1".into()],
         ..ClusterOptions::default()
-    }).await?;
-    println!("export KUBECONFIG={}", cluster.kubectl().kubeconfig().display());
+    })
+    .await?;
+    println!(
+        "export KUBECONFIG={}",
+        cluster.kubectl().kubeconfig().display()
+    );
     println!("{}", cluster.catalog(&["v1.35.1"])?);
     tokio::signal::ctrl_c().await?;
     cluster.stop().await?;

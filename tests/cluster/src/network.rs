@@ -34,7 +34,9 @@ impl Switch {
         let own = std::fs::read_link("/proc/self/ns/net").context("cannot read a namespace")?;
         let theirs = format!("/proc/{}/ns/net", switch.pid());
         wait::until("the switch's namespace", READY, || async {
-            Ok(std::fs::read_link(&theirs).is_ok_and(|link| link != own).then_some(()))
+            Ok(std::fs::read_link(&theirs)
+                .is_ok_and(|link| link != own)
+                .then_some(()))
         })
         .await?;
         let interface = format!("monok8s-{}", part.number());
@@ -42,9 +44,9 @@ impl Switch {
         switch.inside(&["link", "add", "switch", "type", "bridge"])?;
         switch.inside(&["link", "set", "switch", "up"])?;
         ip(&[
-            "link", "add", &interface, "type", "veth", "peer", "name", "up", "netns", &pid,
+            "link", "add", &interface, "type", "veth", "peer", "name", "uplink", "netns", &pid,
         ])?;
-        switch.plug("up")?;
+        switch.plug("uplink")?;
         let own = format!("{}/24", part.gateway());
         ip(&["address", "add", &own, "dev", &interface])?;
         let api_server = format!("{}/32", part.api_server());
@@ -78,11 +80,11 @@ impl Switch {
     /// Pulls a node's cable at the switch, or puts it back.
     pub fn set_connected(&self, number: u8, connected: bool) -> Result<()> {
         let state = if connected { "up" } else { "down" };
-        self.inside(&["link", "set", &format!("port{number}"), state])
+        self.inside(&["link", "set", "dev", &format!("port{number}"), state])
     }
 
     fn plug(&self, port: &str) -> Result<()> {
-        self.inside(&["link", "set", port, "master", "switch", "up"])
+        self.inside(&["link", "set", "dev", port, "master", "switch", "up"])
     }
 
     fn inside(&self, arguments: &[&str]) -> Result<()> {
@@ -99,14 +101,17 @@ fn ip(arguments: &[&str]) -> Result<()> {
 
 /// Runs `ip`.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
     let output = command
         .output()
-        .with_context(|| format!("cannot run {:?}", command.get_program()))?;
+        .with_context(|| format!("cannot run {program}"))?;
     if !output.status.success() {
-        let arguments: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
+        let arguments: Vec<_> = command
+            .get_args()
+            .map(|word| word.to_string_lossy())
+            .collect();
         bail!(
-            "{} {}: {}",
-            command.get_program().to_string_lossy(),
+            "{program} {}: {}",
             arguments.join(" "),
             String::from_utf8_lossy(&output.stderr).trim()
         );

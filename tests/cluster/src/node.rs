@@ -13,12 +13,8 @@ use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::{Api, Client};
 use monok8s_sandbox::{
-    assets::PodAssets,
-    binaries,
-    control_plane::ControlPlane,
-    images::Image,
-    kubeconfig::secret_file,
-    process, wait,
+    assets::PodAssets, binaries, control_plane::ControlPlane, images::Image,
+    kubeconfig::secret_file, process, wait,
 };
 use tokio::{
     process::Command,
@@ -85,7 +81,9 @@ impl Node {
         parts: &Parts<'_>,
     ) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let folder = folder.canonicalize().context("a folder just made is gone")?;
+        let folder = folder
+            .canonicalize()
+            .context("a folder just made is gone")?;
         let disk = Disk::make(
             &folder.join("disk.img"),
             parts.image,
@@ -191,7 +189,8 @@ impl Node {
             self.run(["rm", "-f", KUBELET_HELD]).await?;
         } else {
             self.run(["touch", KUBELET_HELD]).await?;
-            self.run(["sh", "-c", "kill -9 $(pidof kubelet-program)"]).await?;
+            self.run(["sh", "-c", "kill -9 $(pidof kubelet-program)"])
+                .await?;
         }
         Ok(())
     }
@@ -204,7 +203,9 @@ impl Node {
         let arguments: Vec<A> = arguments.into_iter().collect();
         let pid = self.running()?.pid.to_string();
         let output = Command::new("nsenter")
-            .args(["--target", &pid, "--mount", "--net", "--pid", "--uts", "--ipc", "--"])
+            .args([
+                "--target", &pid, "--mount", "--net", "--pid", "--uts", "--ipc", "--",
+            ])
             .args(["env", "PATH=/run/runtime:/usr/sbin:/usr/bin"])
             .args(&arguments)
             .kill_on_drop(true)
@@ -212,7 +213,10 @@ impl Node {
             .await
             .context("cannot run nsenter, which is in the Debian package util-linux")?;
         if !output.status.success() {
-            let words: Vec<_> = arguments.iter().map(|word| word.as_ref().to_string_lossy()).collect();
+            let words: Vec<_> = arguments
+                .iter()
+                .map(|word| word.as_ref().to_string_lossy())
+                .collect();
             bail!(
                 "{} on {}: {}",
                 words.join(" "),
@@ -236,7 +240,9 @@ impl Node {
             };
             // An API server that is away for a moment is no failure.
             let object = nodes.get_opt(self.name()).await.ok().flatten();
-            let ready = object.as_ref().is_some_and(|node| is_ready(node, &running.booted.boot_id));
+            let ready = object
+                .as_ref()
+                .is_some_and(|node| is_ready(node, &running.booted.boot_id));
             Ok(ready.then_some(running))
         })
         .await;
@@ -269,7 +275,10 @@ fn is_ready(node: &NodeObject, boot_id: &str) -> bool {
     let Some(status) = &node.status else {
         return false;
     };
-    let same = status.node_info.as_ref().is_some_and(|info| info.boot_id == boot_id);
+    let same = status
+        .node_info
+        .as_ref()
+        .is_some_and(|info| info.boot_id == boot_id);
     let mut conditions = status.conditions.iter().flatten();
     same && conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
@@ -291,8 +300,14 @@ fn plant_etc(machine: &Machine, plane: &ControlPlane, parts: &Parts<'_>) -> Resu
     let Machine { name, address, .. } = machine;
     write("hosts", &format!("127.0.0.1 localhost\n{address} {name}\n"))?;
     write("resolv.conf", "")?;
-    write("machine-id", &format!("{}\n", uuid::Uuid::new_v4().simple()))?;
-    write("cni/net.d/10-pods.conflist", &pod_network(&parts.part.pods(machine.number)))?;
+    write(
+        "machine-id",
+        &format!("{}\n", uuid::Uuid::new_v4().simple()),
+    )?;
+    write(
+        "cni/net.d/10-pods.conflist",
+        &pod_network(&parts.part.pods(machine.number)),
+    )?;
     write("containerd/config.toml", CONTAINERD)?;
     if let Some(registry) = &parts.registry {
         let hosts = format!("server = \"http://{registry}\"\n[host.\"http://{registry}\"]\n");
@@ -330,7 +345,7 @@ fn pod_network(range: &str) -> String {
     .to_string()
 }
 
-/// Without CAP_SYS_RESOURCE no score below this process's own can be set, hence the scores.
+/// Without `CAP_SYS_RESOURCE` no score below this process's own can be set, hence the scores.
 const CONTAINERD: &str = r#"version = 3
 oom_score = 0
 [plugins.'io.containerd.cri.v1.runtime']

@@ -1,10 +1,7 @@
 //! A node's power: a task that starts its first process, and starts it again when the node reboots.
 
 use std::{
-    os::unix::process::ExitStatusExt as _,
-    path::PathBuf,
-    process::ExitStatus,
-    sync::Arc,
+    os::unix::process::ExitStatusExt as _, path::PathBuf, process::ExitStatus, sync::Arc,
     time::Duration,
 };
 

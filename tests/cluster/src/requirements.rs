@@ -37,9 +37,13 @@ pub fn missing() -> Option<String> {
         return Some("real nodes need control groups at /sys/fs/cgroup".into());
     }
     if !LoopDevice::available() {
-        return Some("real nodes need loop devices, which this machine does not let us have".into());
+        return Some(
+            "real nodes need loop devices, which this machine does not let us have".into(),
+        );
     }
-    let own = ["--mount", "--net", "--pid", "--fork", "--cgroup", "--", "true"];
+    let own = [
+        "--mount", "--net", "--pid", "--fork", "--cgroup", "--", "true",
+    ];
     match Command::new("unshare").args(own).output() {
         Ok(output) if output.status.success() => None,
         _ => Some("real nodes need namespaces, which this machine does not let us have".into()),

@@ -24,9 +24,8 @@ impl Runtime {
     /// Builds what is not there yet, telling `say` what it does.
     pub async fn find(mut say: impl FnMut(&str)) -> Result<Self> {
         let version = |module: &str| {
-            go_modules::required(GO_MOD, module).with_context(|| {
-                format!("tests/container-runtime/go.mod does not pin {module}")
-            })
+            go_modules::required(GO_MOD, module)
+                .with_context(|| format!("tests/container-runtime/go.mod does not pin {module}"))
         };
         let (containerd, runc, plugins) = (version(CONTAINERD)?, version(RUNC)?, version(PLUGINS)?);
         let modules = GoModules::new(
@@ -57,9 +56,7 @@ impl Runtime {
         recipes.push(Recipe {
             program: "runc".into(),
             package: RUNC.into(),
-            linker: format!(
-                "-s -w -linkmode external -extldflags -static -X main.version={runc}"
-            ),
+            linker: format!("-s -w -linkmode external -extldflags -static -X main.version={runc}"),
             // Without seccomp every pod with a profile, which is every ordinary one, fails.
             tags: &["seccomp", "netgo", "osusergo"],
             c_code: true,
