@@ -92,7 +92,7 @@ fn one_minor_at_a_time_and_the_place_is_kept_to_the_last_hop() {
     let first = fleet.progress_of("n00000").clone();
     assert_eq!(first.spec.image.as_ref().unwrap().version, "v1.34.6");
     assert_eq!(first.spec.final_version.as_deref(), Some("v1.35.1"));
-    for _ in 0..4 {
+    for _ in 0..5 {
         fleet.step(&first.name_any(), Fate::Well);
         fleet.settle();
         assert_eq!(fleet.released(), ["n00000"], "the other waits");
@@ -415,9 +415,7 @@ fn a_catalog_is_read_again_before_each_hop() {
     fleet.settle();
     assert_eq!(fleet.released(), ["n00000"]);
     let name = fleet.progress_of("n00000").name_any();
-    for _ in 0..5 {
-        fleet.step(&name, Fate::Well);
-    }
+    fleet.arrive(&name);
     // Read long ago: the next node waits for a reading, which is asked for.
     fleet.read_at = Some(fleet.clock);
     fleet.clock += 31;
@@ -665,9 +663,7 @@ fn a_path_begins_only_where_the_last_hop_has_led_to() {
     fleet.settle();
     let first = fleet.progress_of("n00000").name_any();
     let behind = fleet.reports["n00000"].clone();
-    for _ in 0..5 {
-        fleet.step(&first, Fate::Well);
-    }
+    fleet.arrive(&first);
     let current = fleet.reports.insert("n00000".into(), behind).unwrap();
     // A better hop has appeared, but the report is not up to date yet.
     let better = catalog(&["v1.33.4", "v1.34.6", "v1.34.9", "v1.35.1"]);

@@ -487,10 +487,21 @@ fn one_notice_per_change_of_phase_and_none_repeated() {
     fleet.run(|_| Fate::Well);
     // A controller that begins now has nothing to tell.
     fleet.settle();
-    let told: Vec<_> = fleet.told.iter().map(|n| n.reason.as_str()).collect();
-    assert_eq!(told, ["Accepted", "Failed", "Accepted", "Completed"]);
-    let warnings: Vec<_> = fleet.told.iter().map(|n| n.warning).collect();
-    assert_eq!(warnings, [false, true, false, false]);
+    let told: Vec<_> = fleet
+        .told
+        .iter()
+        .map(|n| (n.reason.as_str(), n.warning))
+        .collect();
+    let expected = [
+        ("Accepted", false),
+        ("Failed", true),
+        ("Accepted", false),
+        ("Draining", false),
+        ("Draining", false),
+        ("Draining", false),
+        ("Completed", false),
+    ];
+    assert_eq!(told, expected);
     let keys: std::collections::BTreeSet<_> = fleet.told.iter().map(|n| &n.key).collect();
     assert_eq!(keys.len(), fleet.told.len());
 }

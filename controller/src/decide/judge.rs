@@ -14,10 +14,12 @@ use monok8s_api::{
 };
 
 use super::{
-    Moment, Settings, notice,
+    Moment, Settings,
+    drains::{Told, awaits_drain},
+    notice,
     place::{NodeCase, Place},
     plan::{Amendment, Deletion, Plan, ReadingWanted, StatusWrite, Urgency, Why},
-    release::{self, Brakes},
+    release::{self, Brakes, ControlPlane},
     standing::{Case, MAX_PINNED, Standing, Step, Target},
     status::{self, Judgement, Rollout, Said},
     tally::Tally,
@@ -39,6 +41,9 @@ pub(super) struct Judge<'a, 'p> {
     /// Progresses of this upgrade on nodes that are not, or no longer, its own: their node was
     /// deleted or relabelled, the selector changed, another upgrade took over.
     pub(super) strays: &'p [&'a Progress],
+    /// What is told of its nodes that wait for their reboot.
+    pub(super) drained: &'p [Told],
+    pub(super) control_plane: &'p ControlPlane<'a>,
 }
 
 impl<'a> Judge<'a, '_> {
@@ -140,7 +145,8 @@ impl<'a> Judge<'a, '_> {
             self.pins()
         };
         let places = self.strays.iter().filter(|p| p.has_place()).count();
-        let releases = release::choose(self.team, places, max, brakes);
+        let gate = release::first_gate(&spec.rollout.drain);
+        let releases = release::choose(self.team, places, max, brakes, gate, self.control_plane);
         let makes = self
             .team
             .iter()
@@ -156,6 +162,7 @@ impl<'a> Judge<'a, '_> {
             let releases = releases.into_iter().map(|(progress, release)| Amendment {
                 release: Some(release),
                 download: self.new_download(progress),
+                drain_note: progress.drain_note().map(|_| String::new()),
                 ..Amendment::of(progress)
             });
             plan.releases.extend(releases);
@@ -190,6 +197,8 @@ impl<'a> Judge<'a, '_> {
                 .filter(|_| makes || blind || !fresh)
                 .map(ToString::to_string),
             stalled: self.stalled(plan),
+            drained: self.drained.to_vec(),
+            behind_control_plane: self.behind_control_plane(),
         };
         (rollout, pinned)
     }
@@ -380,6 +389,17 @@ impl<'a> Judge<'a, '_> {
         }
     }
 
+    /// A node of the control plane that waits, and for which other one.
+    fn behind_control_plane(&self) -> Option<(String, String)> {
+        let held = self
+            .team
+            .iter()
+            .filter(|n| matches!(n.place, Place::Held(_)) && !n.is_down());
+        held.map(|n| n.node)
+            .find_map(|node| Some((node, self.control_plane.in_the_way_of(node)?)))
+            .map(|(node, other)| (node.name.clone(), other.to_owned()))
+    }
+
     /// Names of nodes whose released progress has stood still for too long.
     fn stalled(&self, plan: &mut Plan) -> Vec<String> {
         let mut stalled = Vec::new();
@@ -388,7 +408,8 @@ impl<'a> Judge<'a, '_> {
             _ => None,
         });
         let strays = self.strays.iter().copied().filter(|p| p.has_place());
-        for progress in active.chain(strays) {
+        // An agent whose image is staged waits for the controller.
+        for progress in active.chain(strays).filter(|p| !awaits_drain(p)) {
             let due = progress.moved_at + self.settings.stall_after;
             if due <= self.now.clock {
                 stalled.push(progress.node_name().to_owned());

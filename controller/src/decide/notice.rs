@@ -4,7 +4,7 @@ use kube::ResourceExt;
 use monok8s_api::{
     OSUpgrade, OSUpgradeProgress, OSUpgradeStatus,
     condition::{self, Truth},
-    reason::UpgradePhase,
+    reason::{ProgressingReason, UpgradePhase},
 };
 
 /// Something to be told about an upgrade, once.
@@ -34,17 +34,11 @@ pub fn transitions(upgrade: &OSUpgrade, next: &OSUpgradeStatus) -> Vec<Notice> {
         condition::find(&status.conditions, type_).map(|c| (c.status.clone(), c.reason.clone()))
     };
     let before = |type_: &str| old.and_then(|s| conditions(s, type_));
-    let notice = |warning: bool, reason: &str, message: &str| Notice {
-        upgrade: upgrade.name_any(),
-        uid: upgrade.uid().unwrap_or_default(),
-        warning,
-        reason: reason.to_owned(),
-        message: message.to_owned(),
+    let notice = |warning: bool, reason: &str, message: &str| {
         // The write that this status goes out with succeeds at most once per resource version.
-        key: format!(
-            "{}/{reason}",
-            upgrade.resource_version().unwrap_or_default()
-        ),
+        let version = upgrade.resource_version().unwrap_or_default();
+        let key = format!("{version}/{reason}");
+        about(upgrade, warning, reason, message.to_owned(), key)
     };
     let first = old.is_none_or(|s| s.conditions.is_empty());
     if first || old.is_some_and(|s| s.phase != next.phase) {
@@ -69,7 +63,14 @@ pub fn transitions(upgrade: &OSUpgrade, next: &OSUpgradeStatus) -> Vec<Notice> {
     .into_iter()
     .filter_map(|type_| {
         let now = condition::find(&next.conditions, type_)?;
-        let changed = before(type_) != Some((now.status.clone(), now.reason.clone()));
+        let was = before(type_);
+        // Each drain is told on its own.
+        let drained = ProgressingReason::Draining.as_str();
+        let of_a_drain = type_ == "Progressing"
+            && (now.reason == drained
+                || (now.reason == ProgressingReason::Releasing.as_str()
+                    && was.as_ref().is_some_and(|(_, reason)| reason == drained)));
+        let changed = !of_a_drain && was != Some((now.status.clone(), now.reason.clone()));
         let warning = match type_ {
             "Degraded" | "Stalled" | "CatalogChanged" => now.status == Truth::True.as_str(),
             "Progressing" => {
@@ -86,18 +87,31 @@ pub fn transitions(upgrade: &OSUpgrade, next: &OSUpgradeStatus) -> Vec<Notice> {
     .collect()
 }
 
-/// An object that is not ours stands under the name that a progress would have.
-pub fn name_taken(upgrade: &OSUpgrade, node: &str, foreign: &OSUpgradeProgress) -> Notice {
+/// Something to be told about an upgrade. `key` tells it from everything else about the same one.
+pub fn about(
+    upgrade: &OSUpgrade,
+    warning: bool,
+    reason: &str,
+    message: String,
+    key: String,
+) -> Notice {
     Notice {
         upgrade: upgrade.name_any(),
         uid: upgrade.uid().unwrap_or_default(),
-        warning: true,
-        reason: "NameTaken".to_owned(),
-        message: format!(
-            "the progress for node {node} cannot be made: an OSUpgradeProgress {} that this \
-             controller did not make has its name; delete that object",
-            foreign.name_any()
-        ),
-        key: format!("NameTaken/{}", foreign.uid().unwrap_or_default()),
+        warning,
+        reason: reason.to_owned(),
+        message,
+        key,
     }
+}
+
+/// An object that is not ours stands under the name that a progress would have.
+pub fn name_taken(upgrade: &OSUpgrade, node: &str, foreign: &OSUpgradeProgress) -> Notice {
+    let message = format!(
+        "the progress for node {node} cannot be made: an OSUpgradeProgress {} that this \
+         controller did not make has its name; delete that object",
+        foreign.name_any()
+    );
+    let key = format!("NameTaken/{}", foreign.uid().unwrap_or_default());
+    about(upgrade, true, "NameTaken", message, key)
 }

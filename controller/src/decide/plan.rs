@@ -1,14 +1,17 @@
 //! What is to be written: the answer of a decision.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use kube::ResourceExt;
 use monok8s_api::{
     OSUpgrade, OSUpgradeProgress, OSUpgradeStatus, osupgrade::Download, osupgradeprogress::Release,
 };
 
-use super::notice::Notice;
-use crate::index::Progress;
+use super::{
+    drain::{Asked, Rules},
+    notice::Notice,
+};
+use crate::index::{Node, Progress};
 
 /// What is to be written, in the order in which it is to be written.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +27,8 @@ pub struct Plan {
     pub releases: Vec<Amendment>,
     /// Progresses to be made.
     pub creations: Vec<OSUpgradeProgress>,
+    /// What empties nodes before their reboot, and lets them be used again after it.
+    pub drain: DrainWork,
     /// Things to be told that no status change tells.
     pub notices: Vec<Notice>,
     /// Upgrades whose catalog has to be read, and how urgently.
@@ -95,6 +100,8 @@ pub struct Amendment {
     pub release: Option<Release>,
     /// The download settings, when they are to be others.
     pub download: Option<Download>,
+    /// What the annotation [`monok8s_api::DRAIN_ANNOTATION`] is to say; empty takes it off.
+    pub drain_note: Option<String>,
 }
 
 impl Amendment {
@@ -106,8 +113,89 @@ impl Amendment {
             resource_version: progress.object.resource_version().unwrap_or_default(),
             release: None,
             download: None,
+            drain_note: None,
         }
     }
+}
+
+/// What is to be done about the nodes that are drained, and those that were.
+#[derive(Clone, Debug, Default)]
+pub struct DrainWork {
+    /// UIDs of the progresses whose node is being drained: their clocks run on, others are
+    /// forgotten.
+    pub going_on: Vec<String>,
+    /// Nodes whose pods are to be followed.
+    pub follow: BTreeSet<String>,
+    /// Nodes to be cordoned.
+    pub cordons: Vec<Cordon>,
+    /// Nodes to be let go.
+    pub uncordons: Vec<Uncordon>,
+    /// Pods to be asked to go.
+    pub asks: Vec<Ask>,
+    /// Progresses whose node may reboot now.
+    pub reboots: Vec<Reboot>,
+}
+
+/// A Node as it was seen: the precondition of what is written to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeSeen {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// Its resource version.
+    pub resource_version: String,
+}
+
+impl NodeSeen {
+    pub(super) fn of(node: &Node) -> Self {
+        Self {
+            name: node.name.clone(),
+            uid: node.uid.clone(),
+            resource_version: node.resource_version.clone(),
+        }
+    }
+}
+
+/// A node to be cordoned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cordon {
+    /// The node.
+    pub node: NodeSeen,
+    /// UID of the progress that it is drained for; goes into the annotation.
+    pub progress_uid: String,
+}
+
+/// A node whose drain is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uncordon {
+    /// The node.
+    pub node: NodeSeen,
+    /// Whether the cordon is lifted, or only the annotation taken off: then it is somebody else's.
+    pub lift: bool,
+}
+
+/// A pod to be asked to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// UID of the progress whose node is drained.
+    pub progress_uid: String,
+    /// The node.
+    pub node: String,
+    /// The pod.
+    pub pod: Asked,
+}
+
+/// A progress whose node may reboot.
+#[derive(Clone, Debug)]
+pub struct Reboot {
+    /// The change of its gate.
+    pub amendment: Amendment,
+    /// The node.
+    pub node: String,
+    /// By which rules the node has to be empty when looked at once more; none when it goes down
+    /// with its pods.
+    pub empty_by: Option<Rules>,
 }
 
 /// A catalog to be read from its URL or ConfigMap.

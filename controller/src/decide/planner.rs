@@ -6,9 +6,11 @@ use kube::core::SelectorExt;
 
 use super::{
     Moment, Settings,
+    drains::Drains,
     judge::Judge,
     place::{self, NodeCase},
     plan::Plan,
+    release::ControlPlane,
     standing::{Case, Standing},
     tidy::tidy,
 };
@@ -68,6 +70,16 @@ pub fn plan(index: &Index, settings: &Settings, now: Moment) -> Plan {
 
     let strays = strays(index, &cases, &stands);
     tidy(&mut plan, index, &cases, &stands);
+    let drains = Drains {
+        index,
+        settings,
+        now,
+        cases: &cases,
+        teams: &teams,
+        strays: &strays,
+    };
+    let drained = drains.plan(&mut plan);
+    let control_plane = ControlPlane::of(index, &teams);
     for (at, case) in cases.iter().enumerate() {
         let team = teams.get(at).map_or(&[][..], Vec::as_slice);
         let reached = matched.get(at).map_or(&[][..], Vec::as_slice);
@@ -82,6 +94,8 @@ pub fn plan(index: &Index, settings: &Settings, now: Moment) -> Plan {
             case,
             team,
             strays: strays.get(at).map_or(&[][..], Vec::as_slice),
+            drained: drained.get(at).map_or(&[][..], Vec::as_slice),
+            control_plane: &control_plane,
         };
         judge.judge(reached.len(), &rivals, &mut plan);
     }

@@ -1,14 +1,58 @@
 //! Who goes next.
 
-use monok8s_api::osupgradeprogress::Release;
+use std::{cell::RefCell, collections::BTreeSet};
+
+use monok8s_api::{osupgrade::Drain, osupgradeprogress::Release};
 
 use super::place::{NodeCase, Place};
-use crate::index::Progress;
+use crate::index::{Index, Node, Progress};
 
-/// How far a node is let at its turn. Here a node that has to be emptied first is to be let to
-/// `Stage`, and on to `Reboot` once it is empty.
-pub fn first_gate(_node: &NodeCase<'_>) -> Release {
-    Release::Reboot
+/// How far a node is let at its turn: one that is to be emptied first stops at `Stage`, and goes on
+/// to `Reboot` once it is empty.
+pub fn first_gate(drain: &Drain) -> Release {
+    if drain.enabled {
+        Release::Stage
+    } else {
+        Release::Reboot
+    }
+}
+
+/// The nodes of the control plane that are down or on their way: they go one at a time, whatever
+/// `maxUnavailable` is, and whichever upgrades they are for.
+#[derive(Debug, Default)]
+pub struct ControlPlane<'a> {
+    busy: RefCell<BTreeSet<&'a str>>,
+}
+
+impl<'a> ControlPlane<'a> {
+    /// As the objects show it.
+    pub fn of(index: &'a Index, teams: &[Vec<NodeCase<'a>>]) -> Self {
+        let troubled = index
+            .nodes()
+            .filter(|n| n.control_plane)
+            .filter(|n| !n.ready || index.progresses_of(&n.name).any(Progress::has_place));
+        let placed = teams
+            .iter()
+            .flatten()
+            .filter(|n| n.node.control_plane && n.holds_place());
+        let busy = troubled.chain(placed.map(|n| n.node));
+        Self {
+            busy: RefCell::new(busy.map(|n| n.name.as_str()).collect()),
+        }
+    }
+
+    /// The node that this one has to wait for.
+    pub fn in_the_way_of(&self, node: &Node) -> Option<&'a str> {
+        let busy = self.busy.borrow();
+        let other = busy.iter().find(|name| **name != node.name).copied();
+        other.filter(|_| node.control_plane)
+    }
+
+    fn take(&self, node: &'a Node) {
+        if node.control_plane {
+            self.busy.borrow_mut().insert(&node.name);
+        }
+    }
 }
 
 /// What stands between the nodes and their turn.
@@ -29,12 +73,14 @@ pub struct Brakes {
 /// A node that is not Ready is not sent into a reboot: its agent may not run, and nobody could
 /// tell its trial from its trouble. It counts as unavailable all the same.
 ///
-/// `strays` is how many progresses of the same upgrade have a place on nodes outside `nodes`.
+/// `gate` is how far they are let. `strays` is how many progresses of the same upgrade have a place on nodes outside `nodes`.
 pub fn choose<'a>(
     nodes: &[NodeCase<'a>],
     strays: usize,
     max: usize,
     brakes: Brakes,
+    gate: Release,
+    control_plane: &ControlPlane<'a>,
 ) -> Vec<(&'a Progress, Release)> {
     if brakes.halted {
         return Vec::new();
@@ -55,11 +101,12 @@ pub fn choose<'a>(
                 continue;
             }
             let taken = if node.midway { &mut down } else { &mut places };
-            if *taken >= max {
+            if *taken >= max || control_plane.in_the_way_of(node.node).is_some() {
                 continue;
             }
             *taken += 1;
-            chosen.push((progress, first_gate(node)));
+            control_plane.take(node.node);
+            chosen.push((progress, gate));
         }
     }
     chosen

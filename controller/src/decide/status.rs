@@ -11,6 +11,7 @@ use monok8s_api::{
 };
 
 use super::{
+    drains::Told,
     standing::Case,
     tally::Tally,
     words::{cut, listed, nodes},
@@ -51,6 +52,10 @@ pub struct Rollout {
     pub catalog_trouble: Option<String>,
     /// Nodes whose progress stands still.
     pub stalled: Vec<String>,
+    /// Nodes that are emptied before their reboot, or wait for that.
+    pub(super) drained: Vec<Told>,
+    /// A node of the control plane that waits, and the other one that it waits for.
+    pub behind_control_plane: Option<(String, String)>,
 }
 
 /// The status that an upgrade is to have.
@@ -272,6 +277,19 @@ fn progressing(
     tally: &Tally,
     phase: &UpgradePhase,
 ) -> (ProgressingReason, String) {
+    let (reason, mut message) = pace(rollout, tally, phase);
+    let mut drained: Vec<&Told> = rollout.drained.iter().collect();
+    drained.sort_by_key(|told| (!told.blocked, !told.begun));
+    let words: Vec<String> = drained.iter().map(|told| told.words.clone()).collect();
+    if !words.is_empty() {
+        message.push_str("; ");
+        message.push_str(&listed(&words));
+    }
+    (reason, message)
+}
+
+/// The same without what is told of nodes that are drained.
+fn pace(rollout: &Rollout, tally: &Tally, phase: &UpgradePhase) -> (ProgressingReason, String) {
     let remaining = tally.remaining();
     let in_all = format!(
         "{} of {} done",
@@ -296,6 +314,12 @@ fn progressing(
             );
             return (ProgressingReason::TooManyFailures, message);
         }
+    }
+    if rollout.drained.iter().any(|told| told.begun) {
+        let message = releasing(rollout, tally, in_all);
+        return (ProgressingReason::Draining, message);
+    }
+    if remaining > 0 {
         if rollout.paused {
             let message = format!("{in_all}; spec.paused holds {remaining} back");
             return (ProgressingReason::Paused, message);
@@ -359,7 +383,15 @@ fn releasing(rollout: &Rollout, tally: &Tally, in_all: String) -> String {
                 listed(&tally.name_taken)
             ));
         }
-        if tally.moving >= rollout.max_unavailable {
+        if let Some((node, other)) = &rollout.behind_control_plane {
+            parts.push(format!(
+                "{node} waits for {other}: nodes of the control plane go one at a time, and only \
+                 while the others are Ready"
+            ));
+        }
+        if rollout.paused {
+            parts.push(format!("spec.paused holds {} back", tally.remaining()));
+        } else if tally.moving >= rollout.max_unavailable {
             parts.push(format!(
                 "{} for a place (rollout.maxUnavailable is {})",
                 waiting(tally.remaining()),

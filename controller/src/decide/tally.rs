@@ -121,6 +121,7 @@ impl Tally {
         if self.failures.len() < LISTED {
             let status = progress.status();
             let reason = status.map_or("", |s| s.failure_reason.as_str());
+            let said = status.map_or("", |s| s.message.as_str());
             self.failures.push(NodeFailure {
                 node_name: progress.node_name().to_owned(),
                 progress: Some(progress.name().to_owned()),
@@ -129,7 +130,10 @@ impl Tally {
                 } else {
                     reason.to_owned()
                 },
-                message: cut(status.map_or("", |s| &s.message)),
+                message: cut(&match progress.drain_note() {
+                    Some(note) => format!("{said}; it waited for {note}"),
+                    None => said.to_owned(),
+                }),
             });
         }
     }

@@ -5,7 +5,9 @@
 //! selector, an inline catalog) is worked out once when that object changes, so that a plan over
 //! ten thousand nodes only looks things up.
 
+mod drain;
 mod node;
+mod pod;
 mod progress;
 pub mod revision;
 mod store;
@@ -20,7 +22,12 @@ use std::{
 use kube::ResourceExt;
 use monok8s_api::{OSNode, OSUpgrade, OSUpgradeProgress, govern};
 
-pub use node::{Node, NodeObject};
+use drain::Drains;
+pub use drain::{Answer, Blocked, DrainMemory, Tried};
+use jiff::Timestamp;
+pub use node::{Node, NodeObject, NodeObjectSpec};
+use pod::Pods;
+pub use pod::{Ending, Keeper, Pod, PodObject, PodsByUid};
 pub use progress::{Origin, Progress};
 use store::{Store, Version};
 pub use upgrade::{CatalogState, GoodCatalog, ReadError, Reading, Upgrade};
@@ -34,6 +41,8 @@ pub struct Index {
     reports: Store<Arc<OSNode>>,
     /// Names of progresses by the node they are for.
     by_node: HashMap<String, BTreeSet<String>>,
+    pods: Pods,
+    drains: Drains,
 }
 
 /// Whether an observation can change a plan.
@@ -146,7 +155,10 @@ impl Index {
         let facts = govern::node_facts(&uid, self.reports.get(&name).map(AsRef::as_ref));
         let next = Node::new(object, facts);
         let before = self.nodes.put(&name, &uid, version, next);
-        Effect::of(before.as_ref() != self.nodes.get(&name))
+        let same = before
+            .zip(self.nodes.get(&name))
+            .is_some_and(|(before, next)| before.same_for_a_plan(next));
+        Effect::of(!same)
     }
 
     /// A Node is gone.
@@ -197,6 +209,63 @@ impl Index {
             return Effect::None;
         }
         Effect::of(known.take_reading(reading))
+    }
+
+    /// The pods of a node are listed from here on.
+    pub fn begin_pods(&mut self, node: &str) {
+        self.pods.begin(node);
+    }
+    /// A pod of that node as it stands now.
+    pub fn apply_pod(
+        &mut self,
+        node: &str,
+        pod: PodObject,
+        clock: Duration,
+        wall: Timestamp,
+    ) -> Effect {
+        self.pods.apply(node, pod, clock, wall)
+    }
+    /// The listing of a node's pods is complete.
+    pub fn finish_pods(&mut self, node: &str) -> Effect {
+        self.pods.finish(node)
+    }
+    /// A pod of that node is gone.
+    pub fn remove_pod(&mut self, node: &str, uid: &str) -> Effect {
+        self.pods.remove(node, uid)
+    }
+    /// The pods of a node are followed no longer.
+    pub fn forget_pods(&mut self, node: &str) {
+        self.pods.forget(node);
+    }
+    /// The pods of that node, once they are known.
+    pub fn pods_of(&self, node: &str) -> Option<&PodsByUid> {
+        self.pods.of(node)
+    }
+
+    /// These drains, by the UID of their progress, go on; what is remembered of others is forgotten.
+    pub fn drains_go_on<'u>(
+        &mut self,
+        uids: impl Iterator<Item = &'u str>,
+        clock: Duration,
+        wall: Timestamp,
+    ) -> Effect {
+        self.drains.go_on(uids, clock, wall)
+    }
+    /// How the API server answered when a pod was to go.
+    pub fn pod_answered(
+        &mut self,
+        progress_uid: &str,
+        pod_uid: &str,
+        answer: Answer,
+        clock: Duration,
+        wall: Timestamp,
+    ) -> Effect {
+        self.drains
+            .answered(progress_uid, pod_uid, answer, clock, wall)
+    }
+    /// What is remembered of the drain for that progress.
+    pub fn drain(&self, progress_uid: &str) -> Option<&DrainMemory> {
+        self.drains.of(progress_uid)
     }
 
     /// The watch of upgrades begins anew.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kube::ResourceExt;
 use monok8s_api::{
-    OSUpgradeProgress, OSUpgradeProgressStatus, REVISION_LABEL, Version, names,
+    DRAIN_ANNOTATION, OSUpgradeProgress, OSUpgradeProgressStatus, REVISION_LABEL, Version, names,
     osupgradeprogress::Release, reason::ProgressPhase,
 };
 
@@ -97,6 +97,12 @@ impl Progress {
     /// Whether the agent may run it, or does: it has a place among the unavailable nodes.
     pub fn has_place(&self) -> bool {
         !self.is_over() && (self.has_begun() || self.object.spec.release != Release::Hold)
+    }
+
+    /// What its node's drain was waiting for when its time was up; none since it was released again.
+    pub fn drain_note(&self) -> Option<&str> {
+        let annotations = self.object.metadata.annotations.as_ref()?;
+        annotations.get(DRAIN_ANNOTATION).map(String::as_str)
     }
 
     /// Whether somebody is deleting it.

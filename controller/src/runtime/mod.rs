@@ -4,11 +4,13 @@
 mod catalog_source;
 mod catch_up;
 mod clock;
+mod drain;
 mod events;
 mod lease;
 mod metrics;
 mod options;
 mod pace;
+mod pod_watches;
 mod reconcile;
 mod run;
 mod watches;

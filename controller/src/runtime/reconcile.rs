@@ -10,6 +10,7 @@ use super::{
     catalog_source::Catalogs,
     catch_up,
     metrics::Metrics,
+    pod_watches::PodWatches,
     watches::Shared,
     writer::{Outcome, Writer},
 };
@@ -30,11 +31,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// What the leader runs.
 pub(super) struct Reconciler {
-    pub(super) shared: Arc<Shared>,
     pub(super) client: Client,
+    pub(super) shared: Arc<Shared>,
     pub(super) settings: Settings,
     pub(super) catalogs: Catalogs,
     pub(super) writer: Writer,
+    pub(super) pods: PodWatches,
     pub(super) metrics: Metrics,
     pub(super) stop: CancellationToken,
 }
@@ -58,6 +60,7 @@ impl Reconciler {
             let next_reading = self.catalogs.request(&plan.readings);
             let look_again_at = plan.look_again_at.into_iter().chain(next_reading);
             let more = plan.more;
+            self.pods.follow(&plan.drain.follow);
 
             let began = self.shared.now().clock;
             let outcome = self.writer.act(plan, now.clock).await;
@@ -74,10 +77,10 @@ impl Reconciler {
             };
             stop.run_until_cancelled(self.wait(gather, until)).await;
         }
+        self.writer.finish().await;
     }
 
     async fn catch_up(&mut self) {
-        self.writer.finish().await;
         let mut failures = 0;
         while let Err(error) = catch_up::catch_up(&self.client, &self.shared).await {
             tracing::warn!("{error}; nothing is decided before; trying again");

@@ -20,11 +20,12 @@ use super::{
     lease::{Campaign, Leadership},
     metrics::Metrics,
     options::{Options, OptionsError},
+    pod_watches::PodWatches,
     reconcile::Reconciler,
     watches::{Shared, Watches, WatchesEnded},
     writer::Writer,
 };
-use crate::decide::Settings;
+use crate::decide::{OwnPods, Settings};
 
 /// How long the writes under way may take once the end was asked for.
 const GRACE: Duration = Duration::from_secs(5);
@@ -66,8 +67,8 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     let stop = CancellationToken::new();
     listen_for_the_end(stop.clone()).map_err(RunError::Signals)?;
 
-    let clock = Clock::start();
     let urls = Urls::new(options.allow_http_catalogs, options.ca_file.as_deref())?;
+    let clock = Clock::start();
     let client = Client::try_default().await.map_err(RunError::Config)?;
     let mut registry = metrics::registry("controller", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::new(&mut registry);
@@ -89,8 +90,11 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         leadership.clone(),
     );
     let reconciler = Reconciler {
-        settings: Settings {
         client: client.clone(),
+        settings: Settings {
+            own: OwnPods {
+                namespace: options.namespace.clone(),
+            },
             stall_after: options.stall_after.0,
             ..Settings::default()
         },
@@ -110,6 +114,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
             stop.clone(),
             metrics.clone(),
         ),
+        pods: PodWatches::new(client.clone(), shared.clone(), metrics.clone()),
         metrics: metrics.clone(),
         shared,
         stop: stop.clone(),

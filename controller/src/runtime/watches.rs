@@ -69,6 +69,12 @@ impl Shared {
         }
     }
 
+    /// Forgets the pods of a node. Changes no plan: none looks at them any more.
+    pub(super) fn forget_pods(&self, node: &str) {
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        index.forget_pods(node);
+    }
+
     /// Waits until a plan may come out differently.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
@@ -87,14 +93,14 @@ pub(super) trait Kept:
     fn gone(name: &str, uid: &str, index: &mut Index) -> Effect;
     /// An object of that name is there, but what is in it cannot be read.
     fn unreadable(name: &str, index: &mut Index) -> Effect;
+    /// What a complete listing at that resource version lacks is gone.
+    fn keep_listed(uids: &BTreeSet<String>, at: &str, index: &mut Index) -> Effect;
 }
 
 impl Kept for OSUpgrade {
     const RESOURCE: &'static str = "osupgrades";
     fn begin(index: &mut Index) {
         index.begin_upgrades();
-    /// What a complete listing at that resource version lacks is gone.
-    fn keep_listed(uids: &BTreeSet<String>, at: &str, index: &mut Index) -> Effect;
     }
     fn apply(self, index: &mut Index, _: Duration) -> Effect {
         index.apply_upgrade(self)
@@ -109,15 +115,15 @@ impl Kept for OSUpgrade {
     fn unreadable(name: &str, index: &mut Index) -> Effect {
         index.hide_upgrade(name)
     }
+    fn keep_listed(uids: &BTreeSet<String>, at: &str, index: &mut Index) -> Effect {
+        index.keep_listed_upgrades(uids, at)
+    }
 }
 
 impl Kept for OSUpgradeProgress {
     const RESOURCE: &'static str = "osupgradeprogresses";
     fn begin(index: &mut Index) {
         index.begin_progresses();
-    fn keep_listed(uids: &BTreeSet<String>, at: &str, index: &mut Index) -> Effect {
-        index.keep_listed_upgrades(uids, at)
-    }
     }
     fn apply(self, index: &mut Index, clock: Duration) -> Effect {
         index.apply_progress(self, clock)
@@ -133,15 +139,15 @@ impl Kept for OSUpgradeProgress {
         index.keep_progress(name);
         Effect::None
     }
+    fn keep_listed(uids: &BTreeSet<String>, at: &str, index: &mut Index) -> Effect {
+        index.keep_listed_progresses(uids, at)
+    }
 }
 
 impl Kept for NodeObject {
     const RESOURCE: &'static str = "nodes";
     fn begin(index: &mut Index) {
         index.begin_nodes();
-    fn keep_listed(uids: &BTreeSet<String>, at: &str, index: &mut Index) -> Effect {
-        index.keep_listed_progresses(uids, at)
-    }
     }
     fn apply(self, index: &mut Index, _: Duration) -> Effect {
         index.apply_node(self)
@@ -155,15 +161,15 @@ impl Kept for NodeObject {
     fn unreadable(_: &str, _: &mut Index) -> Effect {
         Effect::None
     }
+    fn keep_listed(uids: &BTreeSet<String>, at: &str, index: &mut Index) -> Effect {
+        index.keep_listed_nodes(uids, at)
+    }
 }
 
 impl Kept for OSNode {
     const RESOURCE: &'static str = "osnodes";
     fn begin(index: &mut Index) {
         index.begin_reports();
-    fn keep_listed(uids: &BTreeSet<String>, at: &str, index: &mut Index) -> Effect {
-        index.keep_listed_nodes(uids, at)
-    }
     }
     fn apply(self, index: &mut Index, _: Duration) -> Effect {
         index.apply_report(self)
@@ -177,15 +183,15 @@ impl Kept for OSNode {
     fn unreadable(name: &str, index: &mut Index) -> Effect {
         index.hide_report(name)
     }
+    fn keep_listed(uids: &BTreeSet<String>, at: &str, index: &mut Index) -> Effect {
+        index.keep_listed_reports(uids, at)
+    }
 }
 
 /// A watch that should never end did: going on would be acting on a picture that stands still.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("a watch ended by itself, which is a fault of this program; ending, to begin anew")]
 pub struct WatchesEnded;
-    fn keep_listed(uids: &BTreeSet<String>, at: &str, index: &mut Index) -> Effect {
-        index.keep_listed_reports(uids, at)
-    }
 
 /// The running watches. Dropping this ends them.
 pub(super) struct Watches {

@@ -11,14 +11,16 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use monok8s_api::{
-    API_VERSION, CONTROLLER_MANAGER, OSUpgrade, OSUpgradeProgress, osupgrade::Download,
+    API_VERSION, CONTROLLER_MANAGER, DRAIN_ANNOTATION, OSUpgrade, OSUpgradeProgress,
+    osupgrade::Download,
 };
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    events::Publisher, lease::Leadership, metrics::Metrics, pace::Pace, watches::Shared,
+    drain::Drainer, events::Publisher, lease::Leadership, metrics::Metrics, pace::Pace,
+    watches::Shared,
 };
 use crate::decide::plan::{Amendment, Deletion, Plan, StatusWrite};
 
@@ -51,7 +53,7 @@ impl Outcome {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum WriteError {
+pub(super) enum WriteError {
     #[error("this process does not lead any more, or is about to end")]
     NotLeading,
     #[error("somebody was faster: {0}")]
@@ -101,6 +103,7 @@ pub(super) struct Writer {
     progresses: Api<OSUpgradeProgress>,
     publisher: Publisher,
     pace: Pace,
+    drainer: Drainer,
     shared: Arc<Shared>,
     leadership: Leadership,
     stop: CancellationToken,
@@ -124,6 +127,7 @@ impl Writer {
             progresses: Api::all(client.clone()),
             publisher,
             pace: Pace::default(),
+            drainer: Drainer::new(client, shared.clone()),
             shared,
             leadership,
             stop,
@@ -173,6 +177,7 @@ impl Writer {
             (p.name_any(), writer.create(&p).await)
         })
         .await;
+        self.drainer.act(self, plan.drain, &mut outcome).await;
         for notice in &plan.notices {
             if self.may_write() {
                 self.publisher.publish(notice);
@@ -186,7 +191,7 @@ impl Writer {
         self.publisher.finish().await;
     }
 
-    fn may_write(&self) -> bool {
+    pub(super) fn may_write(&self) -> bool {
         self.leadership.holds() && !self.stop.is_cancelled()
     }
 
@@ -221,7 +226,7 @@ impl Writer {
         }
     }
 
-    fn record(
+    pub(super) fn record(
         &self,
         kind: &'static str,
         name: &str,
@@ -248,7 +253,7 @@ impl Writer {
         false
     }
 
-    async fn request<T>(
+    pub(super) async fn request<T>(
         &self,
         request: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, WriteError> {
@@ -259,6 +264,21 @@ impl Writer {
             Ok(answer) => Ok(answer?),
             Err(_) => Err(WriteError::Slow),
         }
+    }
+
+    /// The same, with whatever the API server answered as it is.
+    pub(super) async fn answered<T>(
+        &self,
+        request: impl Future<Output = kube::Result<T>>,
+    ) -> Result<T, WriteError> {
+        let answer = self.request(async { Ok(request.await) }).await?;
+        answer.map_err(WriteError::Unclear)
+    }
+
+    /// Counts what is no failure of a write even when it was refused.
+    pub(super) fn count(&self, kind: &'static str, accepted: bool) {
+        let result = if accepted { "ok" } else { "refused" };
+        self.metrics.wrote(kind, result);
     }
 
     async fn write_status(&self, write: &StatusWrite) -> Result<(), WriteError> {
@@ -302,7 +322,7 @@ impl Writer {
         Ok(())
     }
 
-    async fn amend(&self, amendment: &Amendment) -> Result<(), WriteError> {
+    pub(super) async fn amend(&self, amendment: &Amendment) -> Result<(), WriteError> {
         let body = amendment_body(amendment);
         let params = PatchParams {
             field_manager: Some(CONTROLLER_MANAGER.to_owned()),
@@ -384,13 +404,15 @@ fn amendment_body(amendment: &Amendment) -> Value {
     if let Some(download) = &amendment.download {
         spec.insert("download".to_owned(), whole(download));
     }
-    json!({
-        "metadata": {
-            "uid": amendment.uid,
-            "resourceVersion": amendment.resource_version,
-        },
-        "spec": spec,
-    })
+    let mut metadata = json!({
+        "uid": amendment.uid,
+        "resourceVersion": amendment.resource_version,
+    });
+    if let Some(note) = &amendment.drain_note {
+        let note = Some(note).filter(|note| !note.is_empty());
+        metadata["annotations"] = json!({DRAIN_ANNOTATION: note});
+    }
+    json!({"metadata": metadata, "spec": spec})
 }
 
 /// Download settings with every field, absent ones as null: a merge patch keeps what it does not
@@ -415,6 +437,7 @@ mod tests {
             resource_version: "7".into(),
             release: Some(monok8s_api::osupgradeprogress::Release::Reboot),
             download: None,
+            drain_note: None,
         };
         assert_eq!(
             amendment_body(&amendment),

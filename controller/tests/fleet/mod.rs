@@ -9,13 +9,20 @@
     reason = "shared by tests and benches, each of which uses a part; a failure here is a failed test"
 )]
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    FieldsV1, ManagedFieldsEntry, ObjectMeta, Time,
+};
 use kube::ResourceExt;
 use monok8s_api::{
-    OSNode, OSUpgrade, OSUpgradeProgress, OSUpgradeProgressStatus, OSUpgradeStatus,
+    CONTROLLER_MANAGER, CORDON_ANNOTATION, DRAIN_ANNOTATION, OSNode, OSUpgrade, OSUpgradeProgress,
+    OSUpgradeProgressStatus, OSUpgradeStatus,
     catalog::Catalog,
     osnode::LastResult,
     osupgradeprogress::Release,
@@ -24,11 +31,12 @@ use monok8s_api::{
 use monok8s_controller::{
     decide::{
         Moment, Settings,
+        drain::Rules,
         notice::Notice,
-        plan::{Amendment, Deletion, Plan},
+        plan::{Amendment, Ask, Cordon, Deletion, DrainWork, NodeSeen, Plan, Uncordon},
         planner,
     },
-    index::{Index, NodeObject, ReadError, Reading},
+    index::{Answer, Index, NodeObject, NodeObjectSpec, Pod, PodObject, ReadError, Reading},
 };
 use serde_json::json;
 
@@ -41,6 +49,13 @@ pub enum Fate {
     Badly,
 }
 
+/// What a controller remembers of what it did.
+#[derive(Clone, Debug)]
+enum Remembered {
+    GoingOn(Vec<String>),
+    Answered(Ask, Answer),
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Fleet {
     pub upgrades: BTreeMap<String, OSUpgrade>,
@@ -50,6 +65,18 @@ pub struct Fleet {
     /// Every notice that went out, in order.
     pub told: Vec<Notice>,
     pub settings: Settings,
+    /// Pods by UID.
+    pub pods: BTreeMap<String, PodObject>,
+    /// The node of each.
+    places: BTreeMap<String, String>,
+    /// Names of pods whose eviction is refused, and why.
+    pub refused: BTreeMap<String, String>,
+    /// UIDs of pods that were made to go, in order, and whether by force.
+    pub gone: Vec<(String, bool)>,
+    /// Nodes whose pods the last plan followed.
+    followed: BTreeSet<String>,
+    /// What the controller that works has to remember of the last plan.
+    remembered: Vec<Remembered>,
     /// What reading an upgrade's catalog from its URL or ConfigMap gives.
     pub served: BTreeMap<String, Result<String, ReadError>>,
     /// When catalogs were read; now, unless set.
@@ -84,8 +111,7 @@ impl Fleet {
     pub fn now(&self) -> Moment {
         Moment {
             clock: Duration::from_secs(self.clock),
-            wall: Timestamp::from_second(1_800_000_000 + i64::try_from(self.clock).unwrap())
-                .unwrap(),
+            wall: wall(self.clock),
         }
     }
 
@@ -97,6 +123,7 @@ impl Fleet {
                 labels: Some([("monok8s.io/managed".to_owned(), "true".to_owned())].into()),
                 ..ObjectMeta::default()
             },
+            spec: NodeObjectSpec::default(),
             status: serde_json::from_value(
                 json!({"conditions": [{"type": "Ready", "status": "True"}]}),
             )
@@ -107,12 +134,61 @@ impl Fleet {
         self.report(name, version, None);
     }
 
-    pub fn set_ready(&mut self, name: &str, ready: bool) {
+    /// Changes a Node as whoever may.
+    pub fn change_node(&mut self, name: &str, change: impl FnOnce(&mut NodeObject)) {
         let mut node = self.nodes.remove(name).unwrap();
-        let word = if ready { "True" } else { "False" };
-        word.clone_into(&mut node.status.conditions[0].status);
+        change(&mut node);
         self.stamp(&mut node.metadata);
         self.nodes.insert(name.to_owned(), node);
+    }
+
+    pub fn set_ready(&mut self, name: &str, ready: bool) {
+        let word = if ready { "True" } else { "False" };
+        self.change_node(name, |node| {
+            word.clone_into(&mut node.status.conditions[0].status);
+        });
+    }
+
+    /// A person cordons a node, or lifts a cordon. What changes nothing leaves no trace.
+    pub fn cordon_by_hand(&mut self, name: &str, cordon: bool) {
+        if self.is_cordoned(name) != cordon {
+            self.change_node(name, |node| set_cordon(node, cordon, "kubectl"));
+        }
+    }
+
+    pub fn is_cordoned(&self, name: &str) -> bool {
+        self.nodes[name].spec.unschedulable
+    }
+
+    /// UID of the progress that a node is cordoned for.
+    pub fn cordoned_for(&self, name: &str) -> Option<&String> {
+        self.nodes[name].annotations().get(CORDON_ANNOTATION)
+    }
+
+    /// Adds a pod of a ReplicaSet; `change` is laid over it.
+    pub fn add_pod(&mut self, name: &str, node: &str, change: &serde_json::Value) {
+        self.version += 1;
+        self.uids += 1;
+        let uid = format!("pod-{}", self.uids);
+        let mut pod = json!({
+            "metadata": {
+                "name": name, "namespace": "default", "uid": uid,
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "rs",
+                                     "uid": "rs", "controller": true}],
+            },
+            "spec": {"nodeName": node},
+            "status": {"phase": "Running"},
+        });
+        merge(&mut pod, change);
+        self.places.insert(uid.clone(), node.to_owned());
+        self.pods.insert(uid, serde_json::from_value(pod).unwrap());
+    }
+
+    /// Names of the pods on a node.
+    pub fn pods_on(&self, node: &str) -> Vec<String> {
+        let here = |uid: &&String| self.places[*uid] == node;
+        let pods = self.pods.iter().filter(|(uid, _)| here(uid));
+        pods.map(|(_, pod)| pod.name_any()).collect()
     }
 
     pub fn is_ready(&self, name: &str) -> bool {
@@ -239,6 +315,38 @@ impl Fleet {
             let _ = index.apply_progress(progress.clone(), self.now().clock);
         }
         index.finish_progresses();
+        for node in self.nodes.keys() {
+            if !self.followed.contains(node) {
+                index.forget_pods(node);
+                continue;
+            }
+            index.begin_pods(node);
+            for (uid, pod) in self
+                .pods
+                .iter()
+                .filter(|(uid, _)| self.places[*uid] == *node)
+            {
+                assert_eq!(pod.metadata.uid.as_ref(), Some(uid));
+                let now = self.now();
+                let _ = index.apply_pod(node, pod.clone(), now.clock, now.wall);
+            }
+            let _ = index.finish_pods(node);
+        }
+    }
+
+    /// Tells an index what its controller remembers of the plan that was carried out last.
+    pub fn remember(&mut self, index: &mut Index) {
+        let now = self.now();
+        for remembered in std::mem::take(&mut self.remembered) {
+            let _ = match remembered {
+                Remembered::GoingOn(uids) => {
+                    index.drains_go_on(uids.iter().map(String::as_str), now.clock, now.wall)
+                }
+                Remembered::Answered(ask, answer) => {
+                    index.pod_answered(&ask.progress_uid, &ask.pod.uid, answer, now.clock, now.wall)
+                }
+            };
+        }
     }
 
     fn read_catalogs(&self, index: &mut Index) {
@@ -297,28 +405,137 @@ impl Fleet {
             }
         }
         for amendment in plan.amendments.into_iter().chain(plan.releases) {
-            let Amendment {
-                name,
-                resource_version,
-                release,
-                download,
-                ..
-            } = amendment;
-            if self.is_at(&name, &resource_version) {
-                self.touch(&name, |p| {
-                    p.spec.release = release.unwrap_or(p.spec.release);
-                    if let Some(download) = download {
-                        p.spec.download = download;
-                    }
-                });
-            }
+            self.amend_progress(amendment);
         }
         for progress in plan.creations {
             if !self.progresses.contains_key(&progress.name_any()) {
                 self.put_progress(progress);
             }
         }
-        self.told.extend(plan.notices);
+        self.drain(plan.drain);
+        for notice in plan.notices {
+            // The API server refuses a second Event of the same name.
+            let same = |n: &Notice| (&n.uid, &n.key) == (&notice.uid, &notice.key);
+            if !self.told.iter().any(same) {
+                self.told.push(notice);
+            }
+        }
+    }
+
+    fn amend_progress(&mut self, amendment: Amendment) {
+        let Amendment {
+            name,
+            resource_version,
+            release,
+            download,
+            drain_note,
+            ..
+        } = amendment;
+        if !self.is_at(&name, &resource_version) {
+            return;
+        }
+        self.touch(&name, |p| {
+            p.spec.release = release.unwrap_or(p.spec.release);
+            if let Some(download) = download {
+                p.spec.download = download;
+            }
+            if let Some(note) = drain_note {
+                p.annotations_mut().remove(DRAIN_ANNOTATION);
+                if !note.is_empty() {
+                    p.annotations_mut().insert(DRAIN_ANNOTATION.into(), note);
+                }
+            }
+        });
+    }
+
+    fn drain(&mut self, work: DrainWork) {
+        self.followed = work.follow;
+        self.remembered.push(Remembered::GoingOn(work.going_on));
+        for Cordon { node, progress_uid } in work.cordons {
+            if self.is_node_at(&node) {
+                self.change_node(&node.name, |node| {
+                    set_cordon(node, true, CONTROLLER_MANAGER);
+                    node.annotations_mut()
+                        .insert(CORDON_ANNOTATION.into(), progress_uid);
+                });
+            }
+        }
+        for Uncordon { node, lift } in work.uncordons {
+            if self.is_node_at(&node) {
+                self.change_node(&node.name, |node| {
+                    if lift {
+                        set_cordon(node, false, CONTROLLER_MANAGER);
+                    }
+                    node.annotations_mut().remove(CORDON_ANNOTATION);
+                });
+            }
+        }
+        for ask in work.asks {
+            let answer = self.ask(&ask);
+            self.remembered.push(Remembered::Answered(ask, answer));
+        }
+        for reboot in work.reboots {
+            let here = |uid: &str| self.places[uid] == reboot.node;
+            let now = self.now();
+            let pods: Vec<Pod> = self
+                .pods
+                .iter()
+                .filter(|(uid, _)| here(uid))
+                .map(|(_, pod)| Pod::new(pod.clone(), None, now.clock, now.wall))
+                .collect();
+            let empty = |rules: &Rules| rules.is_empty(pods.iter());
+            if reboot.empty_by.as_ref().is_none_or(empty) {
+                self.amend_progress(reboot.amendment);
+            }
+        }
+    }
+
+    /// As the API server answers.
+    fn ask(&mut self, ask: &Ask) -> Answer {
+        let uid = &ask.pod.uid;
+        let Some(pod) = self.pods.get_mut(uid) else {
+            return Answer::Accepted;
+        };
+        if let Some(why) = self
+            .refused
+            .get(&pod.name_any())
+            .filter(|_| !ask.pod.forced)
+        {
+            return Answer::Refused {
+                why: why.clone(),
+                retry_after: None,
+            };
+        }
+        self.version += 1;
+        self.gone.push((uid.clone(), ask.pod.forced));
+        let slow = pod.spec.termination_grace_period_seconds;
+        let grace = ask.pod.grace.or(slow).unwrap_or(0);
+        if pod.finalizers().is_empty() && grace == 0 {
+            self.pods.remove(uid);
+        } else {
+            let until = self.clock + u64::try_from(grace).unwrap();
+            pod.metadata.deletion_timestamp = Some(Time(wall(until)));
+            pod.metadata.deletion_grace_period_seconds = Some(grace);
+        }
+        Answer::Accepted
+    }
+
+    /// The kubelet ends pods whose grace period is over.
+    pub fn end_pods(&mut self) {
+        let now = self.now().wall;
+        let ends = |pod: &PodObject| {
+            let until = pod.metadata.deletion_timestamp.as_ref();
+            pod.finalizers().is_empty() && until.is_some_and(|until| until.0 <= now)
+        };
+        let before = self.pods.len();
+        self.pods.retain(|_, pod| !ends(pod));
+        self.version += u64::try_from(before - self.pods.len()).unwrap();
+    }
+
+    fn is_node_at(&self, seen: &NodeSeen) -> bool {
+        self.nodes.get(&seen.name).is_some_and(|node| {
+            node.resource_version().as_deref() == Some(seen.resource_version.as_str())
+        })
     }
 
     fn is_at(&self, name: &str, resource_version: &str) -> bool {
@@ -336,12 +553,31 @@ impl Fleet {
             self.feed(&mut index);
             let plan = planner::plan(&index, &self.settings, self.now());
             self.carry_out(plan);
+            self.remember(&mut index);
             if self.version == before {
                 self.working = index;
                 return;
             }
         }
         panic!("the planner does not come to rest: {:#?}", self.plan());
+    }
+
+    /// Lets a progress go to its end, the controller deciding before every step and not after the
+    /// last.
+    pub fn arrive(&mut self, name: &str) {
+        for _ in 0..20 {
+            self.settle();
+            self.step(name, Fate::Well);
+            if phase(&self.progresses[name]).is_terminal() {
+                return;
+            }
+        }
+        panic!("{name} does not arrive: {:#?}", self.progresses[name]);
+    }
+
+    /// Another controller takes over: what the one before remembered is lost.
+    pub fn new_leader(&mut self) {
+        self.working = Index::default();
     }
 
     /// The agent of that progress's node takes it one phase further.
@@ -383,7 +619,22 @@ impl Fleet {
                 return;
             }
             ProgressPhase::Downloading => ProgressPhase::Verifying,
+            ProgressPhase::Verifying if progress.spec.release != Release::Reboot => {
+                ProgressPhase::Staged
+            }
             ProgressPhase::Verifying => ProgressPhase::Rebooting,
+            ProgressPhase::Staged if progress.spec.cancel => {
+                self.finish(name, ProgressPhase::Cancelled, "");
+                return;
+            }
+            ProgressPhase::Staged => match progress.spec.release {
+                Release::Hold => {
+                    self.finish(name, ProgressPhase::Failed, "DrainTimedOut");
+                    return;
+                }
+                Release::Stage => return,
+                Release::Reboot => ProgressPhase::Rebooting,
+            },
             ProgressPhase::Rebooting => {
                 if fate == Fate::Badly {
                     self.set_ready(&node, true);
@@ -474,6 +725,7 @@ impl Fleet {
     /// Lets controller and agents run until nothing moves any more.
     pub fn run(&mut self, fate: impl Fn(&OSUpgradeProgress) -> Fate) {
         for _ in 0..10_000 {
+            self.end_pods();
             self.settle();
             let movable = self.movable();
             if movable.is_empty() {
@@ -509,6 +761,38 @@ impl Fleet {
         nodes.sort();
         nodes.dedup();
         nodes
+    }
+}
+
+fn wall(clock: u64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + i64::try_from(clock).unwrap()).unwrap()
+}
+
+/// Sets a cordon as the API server does for a patch: who changes the field owns it alone.
+fn set_cordon(node: &mut NodeObject, cordon: bool, manager: &str) {
+    if node.spec.unschedulable == cordon {
+        return;
+    }
+    node.spec.unschedulable = cordon;
+    node.metadata.managed_fields = cordon.then(|| {
+        let fields = json!({"f:spec": {"f:unschedulable": {}}});
+        vec![ManagedFieldsEntry {
+            manager: Some(manager.to_owned()),
+            operation: Some("Update".to_owned()),
+            fields_v1: Some(FieldsV1(fields)),
+            ..ManagedFieldsEntry::default()
+        }]
+    });
+}
+
+/// Lays one object over another, as a merge patch does.
+fn merge(object: &mut serde_json::Value, patch: &serde_json::Value) {
+    let (Some(object), Some(patch)) = (object.as_object_mut(), patch.as_object()) else {
+        *object = patch.clone();
+        return;
+    };
+    for (key, value) in patch {
+        merge(object.entry(key).or_insert(json!(null)), value);
     }
 }
 
