@@ -79,6 +79,11 @@ pub struct Args {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(i32).range(1..=100))]
     pub report_points: i32,
 
+    /// About how often the Node and the OSNode are asked for although nothing is heard of them: nothing tells an agent
+    /// that its Node was deleted and made again.
+    #[arg(long, default_value = "10m")]
+    pub recheck_interval: GoDuration,
+
     /// The controller's namespace, where the catalogs' `ConfigMap` objects are.
     #[arg(long, env = "POD_NAMESPACE", default_value = monok8s_api::NAMESPACE)]
     pub namespace: String,

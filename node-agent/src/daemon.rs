@@ -1,12 +1,14 @@
 //! Puts the real parts together and runs them until SIGTERM.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use monok8s_api::reason::FailureReason;
 use monok8s_boot::{
     Host, Reboot, Roots,
     host::{RealMachine, VirtualNode},
@@ -16,7 +18,7 @@ use monok8s_boot::{
 use monok8s_fetch::{Client as FetchClient, Policy};
 use monok8s_telemetry::{
     metrics::registry,
-    server::{Readiness, Server},
+    server::{Gate, Readiness, Server},
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -31,17 +33,17 @@ use crate::{
     events::Events,
     executor::Executor,
     install::{Installer, Settings},
-    machine::Hardware,
+    lock::{LockError, StateLock},
+    machine::{Hardware, Loader},
     metrics::Metrics,
     node::{self, Node},
     objects::Objects,
     osnode::{self, Facts},
     pace::Rate,
-    record::Trouble,
     reporter::Reporter,
     source::Source,
     status::Live,
-    watch::{self, NodeUid},
+    watch::{self, ThisNode},
 };
 
 /// How long the executor may take to come to a stop after SIGTERM.
@@ -49,6 +51,12 @@ const STOP: Duration = Duration::from_secs(8);
 
 /// Longest time for a connection to the API server to come up.
 const CONNECT: Duration = Duration::from_secs(5);
+
+/// Pause between two looks whether the agent before has ended.
+const LOCK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Time between two lines that say that another agent runs.
+const REMIND: Duration = Duration::from_secs(60);
 
 /// Why the agent cannot run at all.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +93,7 @@ pub async fn run(args: Args) -> Result<(), StartError> {
     let metrics = Metrics::register(&mut metrics_registry);
     let readiness = Readiness::default();
     let heard = readiness.gate("watch");
+    let alone = readiness.gate("state");
     let server = Server::bind(args.listen).await?;
     info!(node = %args.node_name, address = %server.address(), "agent {}", env!("CARGO_PKG_VERSION"));
     let stopping = stop.clone().cancelled_owned();
@@ -95,7 +104,8 @@ pub async fn run(args: Args) -> Result<(), StartError> {
     });
 
     let objects = Objects::default();
-    let uid = NodeUid::new(client.clone(), &args.node_name);
+    let this_node = ThisNode::new(client.clone(), &args.node_name, objects.clone());
+    let recheck: Duration = args.recheck_interval.into();
     let (live, shown) = channel::channel(Live::default());
     let (facts, published) = channel::channel(Facts::default());
     let reporter = Reporter::new(
@@ -110,15 +120,14 @@ pub async fn run(args: Args) -> Result<(), StartError> {
     );
     let mut beside = JoinSet::new();
     beside.spawn(reporter.clone().run());
-    beside.spawn(osnode::run(
-        client.clone(),
-        args.node_name.clone(),
-        published,
-    ));
+    let os_node = osnode::Writer::new(client.clone(), &args.node_name, this_node.clone(), recheck);
+    beside.spawn(os_node.run(published));
     {
         let (client, name) = (client.clone(), args.node_name.clone());
-        let (uid, objects) = (uid.clone(), objects.clone());
-        beside.spawn(async move { watch::run(client, &name, uid, objects, heard).await });
+        let (this_node, objects) = (this_node.clone(), objects.clone());
+        beside.spawn(
+            async move { watch::run(client, &name, this_node, objects, heard, recheck).await },
+        );
     }
 
     let (hardware, rebooter) = machine(&args);
@@ -146,7 +155,7 @@ pub async fn run(args: Args) -> Result<(), StartError> {
         rebooter,
         reboot_limit: args.reboot_timeout.into(),
         objects,
-        uid,
+        this_node,
         reporter,
         installer,
         source: Source::new(client.clone(), fetch, args.namespace.clone()),
@@ -157,7 +166,6 @@ pub async fn run(args: Args) -> Result<(), StartError> {
         reboot: None,
         look: None,
     };
-    let executor = Executor::new(node);
     let mut outcome = Ok(());
     let ending = async {
         tokio::select! {
@@ -171,11 +179,30 @@ pub async fn run(args: Args) -> Result<(), StartError> {
     };
     // A switch has no await in it, so that it is over or has not begun when this is given up.
     tokio::select! {
-        () = node::run(executor) => {}
+        () = alone_on_the_node(node, alone) => {}
         () = ending => warn!("the executor did not stop within {STOP:?}"),
     }
     info!("ended");
     outcome
+}
+
+/// Runs the executor once no other agent does: the one before may still be ending.
+async fn alone_on_the_node(node: Node, alone: Gate) {
+    let mut told = None;
+    while let Err(e @ LockError::Held { .. }) = node.hardware.take_lock() {
+        let again = told.is_none_or(|at: Instant| at.elapsed() > REMIND);
+        if again {
+            warn!("{e}");
+            told = Some(Instant::now());
+        }
+        tokio::select! {
+            () = node.stop.cancelled() => return,
+            () = tokio::time::sleep(LOCK_AGAIN) => {}
+        }
+    }
+    // A folder that cannot be locked cannot hold a record either: the executor says so.
+    alone.open();
+    node::run(Executor::new(node)).await;
 }
 
 /// Waits until one of the tasks that are to run for ever does not run any more.
@@ -241,8 +268,9 @@ fn machine(args: &Args) -> (Hardware, Arc<dyn Reboot>) {
         return (
             Hardware {
                 host: Arc::new(node) as Arc<dyn Host>,
-                loader: Ok(Arc::new(grub)),
+                loader: Loader::Given(Arc::new(grub)),
                 version_keys: args.version_key.clone(),
+                lock: Arc::new(Mutex::new(StateLock::new(&state_dir))),
                 state_dir,
             },
             Arc::from(rebooter),
@@ -252,22 +280,19 @@ fn machine(args: &Args) -> (Hardware, Arc<dyn Reboot>) {
     let rebooter = reboot::for_machine(&args.reboot, &roots);
     let host = RealMachine::new(roots, args.slot_a.clone(), args.slot_b.clone());
     let loader = match &args.boot_loader {
-        BootLoader::Grub => Ok(Arc::new(Grub::new(&args.grubenv)) as _),
-        BootLoader::Auto if args.grubenv.exists() => Ok(Arc::new(Grub::new(&args.grubenv)) as _),
-        BootLoader::Auto => Err(Trouble::new(
-            FailureReason::BootLoaderUnknown,
-            format!(
-                "no boot loader was recognised: there is no GRUB environment block at {}; say where it is with --grubenv",
-                args.grubenv.display()
-            ),
-        )),
-        BootLoader::Hook(program) => Ok(Arc::new(Hook::new(program)) as _),
+        BootLoader::Grub => Loader::Given(Arc::new(Grub::new(&args.grubenv))),
+        BootLoader::Auto => Loader::Auto {
+            grubenv: args.grubenv.clone(),
+        },
+        BootLoader::Hook(program) => Loader::Given(Arc::new(Hook::new(program))),
     };
+    let state_dir = args.state_dir.clone().unwrap_or_default();
     let hardware = Hardware {
         host: Arc::new(host),
         loader,
         version_keys: args.version_key.clone(),
-        state_dir: args.state_dir.clone().unwrap_or_default(),
+        lock: Arc::new(Mutex::new(StateLock::new(&state_dir))),
+        state_dir,
     };
     (hardware, Arc::from(rebooter))
 }

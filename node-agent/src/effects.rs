@@ -88,6 +88,8 @@ pub trait Effects {
 
     /// Reads the record.
     fn load(&mut self) -> Result<Option<Record>, Trouble>;
+    /// Whether a record could be saved: its folder takes writes and outlives a reboot.
+    fn can_save(&mut self) -> Result<(), Trouble>;
     /// Replaces the record; when this returns it survives a power cut.
     fn save(&mut self, record: &Record) -> Result<(), Trouble>;
 

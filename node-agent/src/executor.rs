@@ -14,6 +14,7 @@ use crate::{
     effects::{Choice, Effects, Job, NoChoice, Opened, Reply, Written},
     next::{self, Action, Ending, For, Inputs, Machine, Progress, View},
     record::{Attempt, End, Plan, Record, Switch, Trouble},
+    status::{MAX_MESSAGE, shorten},
 };
 
 /// Times the boot loader is asked to make a slot the default before the trial is given up.
@@ -54,7 +55,7 @@ struct Unsaved;
 impl<E: Effects> Executor<E> {
     /// Reads the record. No record is an empty one.
     pub fn new(mut effects: E) -> Self {
-        let record = effects.load().map(Option::unwrap_or_default);
+        let record = load(&mut effects);
         if let Err(trouble) = &record {
             error!(reason = %trouble.reason, "{}", trouble.message);
         }
@@ -90,7 +91,7 @@ impl<E: Effects> Executor<E> {
         let switched_in = self.switched_in();
         let machine = self.effects.machine(switched_in.as_deref()).await;
         if self.record.is_err() && !self.untold {
-            self.record = self.effects.load().map(Option::unwrap_or_default);
+            self.record = load(&mut self.effects);
             if let Ok(record) = &self.record {
                 self.on_disk = Some(record.clone());
             }
@@ -526,6 +527,7 @@ impl<E: Effects> Executor<E> {
                 at: Some(now.into()),
             });
         }
+        shorten(&mut message, MAX_MESSAGE);
         attempt.end = Some(End {
             phase: ending.phase,
             reason: ending.reason,
@@ -648,9 +650,7 @@ impl<E: Effects> Executor<E> {
         error!(reason = %trouble.reason, "{}", trouble.message);
         // A file system that was remounted read-only still holds what was saved.
         let on_disk = self.effects.load().unwrap_or_else(|_| self.on_disk.clone());
-        if let Some(on_disk) = on_disk
-            && on_disk.under_way().is_some_and(|a| a.switch.is_some())
-        {
+        if let Some(on_disk) = on_disk.filter(has_switched) {
             let why = trouble.message.clone();
             self.record = Ok(on_disk);
             self.noted = true;
@@ -734,6 +734,20 @@ impl<E: Effects> Executor<E> {
             }
         }
     }
+}
+
+/// Reads the record; none is an empty one. A disk that takes no writes counts unless an attempt has switched: that one
+/// is finished from the record alone, and goes on when the disk takes writes again.
+fn load(effects: &mut impl Effects) -> Result<Record, Trouble> {
+    let record = effects.load()?.unwrap_or_default();
+    if !has_switched(&record) {
+        effects.can_save()?;
+    }
+    Ok(record)
+}
+
+fn has_switched(record: &Record) -> bool {
+    record.under_way().is_some_and(|a| a.switch.is_some())
 }
 
 fn ending(p: &Progress, phase: ProgressPhase, reason: &str, message: String) -> Ending {

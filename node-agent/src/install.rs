@@ -283,20 +283,27 @@ impl Installer {
         }
     }
 
-    /// Waits until the process is to end or the object does not want the image any more; hands on a changed rate.
+    /// Waits until the process is to end, or the object does not want the image any more or is for another Node than
+    /// this one; hands on a changed rate.
     async fn interrupted(&self, uid: &str, rate: &RateLimit) {
         let mut changed = self.objects.subscribe();
         loop {
             match self.objects.get(uid) {
-                None => return,
-                Some(o) if o.spec.cancel || o.metadata.deletion_timestamp.is_some() => return,
-                Some(o) => rate.set(ceiling(&o)),
+                Some(o) if self.is_wanted(&o) => rate.set(ceiling(&o)),
+                _ => return,
             }
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 heard = changed.changed() => if heard.is_err() { return },
             }
         }
+    }
+
+    fn is_wanted(&self, object: &OSUpgradeProgress) -> bool {
+        let node = self.objects.node_uid();
+        let replaced =
+            node.is_some() && object.spec.node_uid.is_some() && object.spec.node_uid != node;
+        !object.spec.cancel && object.metadata.deletion_timestamp.is_none() && !replaced
     }
 
     /// The version that the written slot carries, and the files it needs to boot.

@@ -10,6 +10,7 @@ pub mod effects;
 pub mod events;
 pub mod executor;
 pub mod install;
+pub mod lock;
 pub mod machine;
 pub mod metrics;
 pub mod next;

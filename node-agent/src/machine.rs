@@ -1,18 +1,22 @@
 //! One look at the machine: slots, boot loader, running system.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use monok8s_api::reason::{BootLoaderKind, FailureReason, SlotState};
 use monok8s_boot::{
     BootLoader, BootState, Host, Machine as Slots, SlotName,
     inspect::{self, InspectError, OsRelease},
-    loader::{LoaderError, LoaderKind},
+    loader::{LoaderError, LoaderKind, grub::Grub},
 };
 
 use crate::{
+    lock::{LockError, StateLock},
     next::System,
     reasons,
-    record::{SlotRecord, Store, Trouble},
+    record::{Record, SlotRecord, Store, Trouble},
     status::shown_version,
 };
 
@@ -21,12 +25,26 @@ use crate::{
 pub struct Hardware {
     /// Slots and running system.
     pub host: Arc<dyn Host>,
-    /// The boot loader, or why there is none.
-    pub loader: Result<Arc<dyn BootLoader>, Trouble>,
+    /// The boot loader.
+    pub loader: Loader,
     /// Keys of os-release that carry the version.
     pub version_keys: Vec<String>,
     /// The folder that both slots share.
     pub state_dir: PathBuf,
+    /// That folder's lock.
+    pub lock: Arc<Mutex<StateLock>>,
+}
+
+/// Which boot loader it is, or where to look for it.
+#[derive(Clone, Debug)]
+pub enum Loader {
+    /// This one.
+    Given(Arc<dyn BootLoader>),
+    /// The one that is recognised, looked for each time: /boot may be mounted late.
+    Auto {
+        /// Where GRUB's environment block would be.
+        grubenv: PathBuf,
+    },
 }
 
 /// What one look has shown.
@@ -72,7 +90,7 @@ impl Hardware {
 
     /// Which boot loader it is.
     pub fn loader_kind(&self) -> Option<BootLoaderKind> {
-        let loader = self.loader.as_ref().ok()?;
+        let loader = self.loader().ok()?;
         Some(match loader.kind() {
             LoaderKind::Grub => BootLoaderKind::GRUB,
             LoaderKind::Hook => BootLoaderKind::Hook,
@@ -84,7 +102,7 @@ impl Hardware {
         &self,
         change: impl FnOnce(&dyn BootLoader) -> Result<(), LoaderError>,
     ) -> Result<(), Trouble> {
-        change(self.loader()?).map_err(|e| loader_trouble(&e))
+        change(&*self.loader()?).map_err(|e| loader_trouble(&e))
     }
 
     /// What a slot holds of which there is no record.
@@ -109,21 +127,51 @@ impl Hardware {
         found
     }
 
-    /// The record's file, when its folder can hold one.
-    pub fn store(&self) -> Result<Store, Trouble> {
+    /// Reads the record. That takes no more than a folder that can be read.
+    pub fn load(&self) -> Result<Option<Record>, Trouble> {
+        let store = Store::new(&self.state_dir);
+        store.load().map_err(|e| e.trouble())
+    }
+
+    /// Whether the record's folder can hold one: on storage that both slots share, writable, and this agent's alone.
+    pub fn can_save(&self) -> Result<(), Trouble> {
         // Only the last folder: when the one above is missing, the storage is not mounted. What is wrong otherwise is
         // told by the check.
         let _ = std::fs::create_dir(&self.state_dir);
+        let not_persistent = |e: &dyn std::fmt::Display| {
+            Trouble::new(FailureReason::StateNotPersistent, e.to_string())
+        };
         self.host
             .check_persistent(&self.state_dir)
-            .map_err(|e| Trouble::new(FailureReason::StateNotPersistent, e.to_string()))?;
-        Ok(Store::new(&self.state_dir))
+            .map_err(|e| not_persistent(&e))?;
+        self.take_lock().map_err(|e| not_persistent(&e))
     }
 
-    fn loader(&self) -> Result<&dyn BootLoader, Trouble> {
+    /// Takes the state folder's lock, if this process does not hold it.
+    pub fn take_lock(&self) -> Result<(), LockError> {
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        lock.take()
+    }
+
+    /// Replaces the record.
+    pub fn save(&self, record: &Record) -> Result<(), Trouble> {
+        self.can_save()?;
+        let store = Store::new(&self.state_dir);
+        store.save(record).map_err(|e| e.trouble())
+    }
+
+    fn loader(&self) -> Result<Arc<dyn BootLoader>, Trouble> {
         match &self.loader {
-            Ok(loader) => Ok(&**loader),
-            Err(trouble) => Err(trouble.clone()),
+            Loader::Given(loader) => Ok(Arc::clone(loader)),
+            Loader::Auto { grubenv } if grubenv.exists() => Ok(Arc::new(Grub::new(grubenv))),
+            Loader::Auto { grubenv } => Err(Trouble::new(
+                FailureReason::BootLoaderUnknown,
+                format!(
+                    "no boot loader was recognised: there is no GRUB environment block at {}; say where it is with \
+                     --grubenv",
+                    grubenv.display()
+                ),
+            )),
         }
     }
 }

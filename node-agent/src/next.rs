@@ -257,13 +257,15 @@ pub enum For {
     Release,
     /// The reboot that was asked for.
     Reboot,
+    /// The disk with the record.
+    Disk,
 }
 
 /// Decides.
 pub fn next(inputs: &Inputs<'_>) -> Action {
     let record = match inputs.record {
         Ok(record) => record,
-        Err(trouble) => return without_record(inputs.view, trouble),
+        Err(trouble) => return without_record(inputs, trouble),
     };
     if let Some(attempt) = record.under_way()
         && let Some(plan) = &attempt.plan
@@ -285,6 +287,14 @@ pub fn next(inputs: &Inputs<'_>) -> Action {
         .next()
     {
         return action;
+    }
+    if let Some(gone) = record
+        .attempts
+        .iter()
+        .find(|a| a.step() == Step::Queued && inputs.view.find(&a.uid).is_none())
+    {
+        let uid = gone.uid.clone();
+        return Action::Forget { uid };
     }
     in_turn(progresses)
         .into_iter()
@@ -408,7 +418,7 @@ fn node_replaced(p: &Progress, machine: &Machine) -> Option<Trouble> {
         Trouble::new(
             FailureReason::NodeReplaced,
             format!(
-                "made for the Node with UID {wanted}, but the Node of this name is {found} now; delete this progress"
+                "made for the Node with UID {wanted}, but the Node of this name is {found} now: delete this progress"
             ),
         )
     })
@@ -498,8 +508,9 @@ fn before_switch(attempt: &Attempt, plan: &Plan, inputs: &Inputs<'_>) -> Action 
             spoil,
         });
     }
-    if let Some(trouble) = node_replaced(p, machine) {
-        return end(failed(p, trouble));
+    if let Some(Trouble { reason, message }) = node_replaced(p, machine) {
+        let message = format!("{message}; slot {} {}", plan.to, left_as(attempt));
+        return end(failed(p, Trouble { reason, message }));
     }
     if p.cancel {
         return end(cancelled(
@@ -637,6 +648,19 @@ fn later_boot(attempt: &Attempt, plan: &Plan, inputs: &Inputs<'_>) -> Action {
     }
 }
 
+/// Whether a progress may have switched the boot order, as far as its object and the machine tell: its status may be
+/// older than the switch.
+fn may_have_switched(p: &Progress, machine: &Machine) -> bool {
+    match p.phase {
+        ProgressPhase::Pending => false,
+        ProgressPhase::Rebooting | ProgressPhase::Confirming => true,
+        _ => machine
+            .system
+            .as_ref()
+            .map_or(true, |s| s.trial.is_some() || s.default != Some(s.active)),
+    }
+}
+
 /// Whether two texts name the same version. Build metadata does not distinguish; what is no version equals nothing.
 pub fn same_version(a: &str, b: &str) -> bool {
     use monok8s_api::Version;
@@ -699,9 +723,10 @@ fn cancelled(p: &Progress, message: &str) -> Ending {
     }
 }
 
-/// Without a usable record nothing is begun, carried on or switched; who asks is told why.
-fn without_record(view: &View, trouble: &Trouble) -> Action {
-    let View::Listed(progresses) = view else {
+/// Without a usable record nothing is begun, carried on or switched; who asks is told why. But what may have switched is
+/// judged by the record alone: for a disk that does not answer it waits, rather than say Failed of a trial that goes on.
+fn without_record(inputs: &Inputs<'_>, trouble: &Trouble) -> Action {
+    let View::Listed(progresses) = inputs.view else {
         return Action::Wait(For::ApiServer);
     };
     in_turn(progresses)
@@ -727,6 +752,10 @@ fn without_record(view: &View, trouble: &Trouble) -> Action {
             }
             if p.phase == ProgressPhase::Pending && p.release == Release::Hold {
                 return None;
+            }
+            let may_return = trouble.reason == FailureReason::StateNotPersistent;
+            if may_return && may_have_switched(p, inputs.machine) {
+                return Some(Action::Wait(For::Disk));
             }
             tell(ProgressPhase::Failed, Some(trouble.clone()))
         })

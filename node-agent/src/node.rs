@@ -24,7 +24,7 @@ use crate::{
     reporter::Reporter,
     source::Source,
     status::Here,
-    watch::NodeUid,
+    watch::ThisNode,
 };
 
 /// How often a machine that cannot be told is looked at again before that counts.
@@ -51,7 +51,7 @@ pub struct Node {
     /// The objects.
     pub objects: Objects,
     /// Which Node this is.
-    pub uid: NodeUid,
+    pub this_node: ThisNode,
     /// Statuses.
     pub reporter: Reporter,
     /// Slots.
@@ -105,11 +105,11 @@ impl Node {
         let View::Listed(progresses) = self.objects.view() else {
             return;
         };
-        let known = self.uid.get();
+        let known = self.objects.node_uid();
         let stranger =
             |p: &Progress| p.node_uid.is_some() && p.node_uid != known && !p.phase.is_terminal();
         if progresses.iter().any(stranger) {
-            self.uid.ask().await;
+            self.this_node.ask().await;
         }
     }
 
@@ -131,17 +131,15 @@ impl Effects for Node {
     }
 
     fn load(&mut self) -> Result<Option<Record>, Trouble> {
-        block_in_place(|| {
-            let store = self.hardware.store()?;
-            store.load().map_err(|e| e.trouble())
-        })
+        block_in_place(|| self.hardware.load())
+    }
+
+    fn can_save(&mut self) -> Result<(), Trouble> {
+        block_in_place(|| self.hardware.can_save())
     }
 
     fn save(&mut self, record: &Record) -> Result<(), Trouble> {
-        block_in_place(|| {
-            let store = self.hardware.store()?;
-            store.save(record).map_err(|e| e.trouble())
-        })
+        block_in_place(|| self.hardware.save(record))
     }
 
     async fn machine(&mut self, switched_in: Option<&str>) -> Machine {
@@ -153,7 +151,7 @@ impl Effects for Node {
         });
         Machine {
             boot_id: look.boot_id,
-            node_uid: self.uid.get(),
+            node_uid: self.objects.node_uid(),
             system: look.system,
         }
     }
@@ -311,7 +309,7 @@ fn has_counted(looks: usize, trial: bool, spent: Duration) -> bool {
 /// so that nothing would ever be heard of it.
 fn look_again(what: For, troubled: bool) -> Option<Duration> {
     match what {
-        For::ApiServer | For::Reboot => Some(Duration::from_secs(5)),
+        For::ApiServer | For::Reboot | For::Disk => Some(Duration::from_secs(5)),
         For::Work | For::Release => troubled.then_some(Duration::from_secs(30)),
     }
 }
@@ -368,7 +366,7 @@ mod tests {
             assert_eq!(look_again(what, false), None, "{what:?}");
             assert!(look_again(what, true).is_some(), "{what:?}");
         }
-        for what in [For::ApiServer, For::Reboot] {
+        for what in [For::ApiServer, For::Reboot, For::Disk] {
             assert!(look_again(what, false).is_some(), "{what:?}");
         }
     }

@@ -1,5 +1,5 @@
-//! This node's progresses as the API server has told them: the newest of what the watch and the answers to our own
-//! requests have said.
+//! This node's progresses, and its Node's UID, as the API server has told them: the newest of what the watch and the
+//! answers to our own requests have said.
 //!
 //! The watch lags behind the answers, so an object is only ever replaced by a newer one. What the watch cannot say
 //! (403, 404, 410, no connection) leaves everything as it is: the API server is away, nothing is deleted.
@@ -24,6 +24,7 @@ pub struct Objects {
 #[derive(Debug, Default)]
 struct Inner {
     listed: bool,
+    node_uid: Option<String>,
     by_uid: BTreeMap<String, Arc<OSUpgradeProgress>>,
     /// Found to be gone by a request; a late event does not bring them back.
     gone: BTreeSet<String>,
@@ -81,6 +82,13 @@ impl Objects {
         self.wake();
     }
 
+    /// Whether something newer was said of this object already.
+    pub fn knows_newer(&self, object: &OSUpgradeProgress) -> bool {
+        let inner = self.lock();
+        let known = inner.by_uid.get(&uid(object));
+        known.is_some_and(|known| revision(known) > revision(object))
+    }
+
     /// An object is gone.
     pub fn remove(&self, uid: &str) {
         let mut inner = self.lock();
@@ -92,9 +100,21 @@ impl Objects {
         }
     }
 
-    /// Wakes everybody: something else that decisions are made from has changed.
-    pub fn touch(&self) {
-        self.wake();
+    /// UID of this node's Node; `None` while it is not known or there is no such Node.
+    pub fn node_uid(&self) -> Option<String> {
+        self.lock().node_uid.clone()
+    }
+
+    /// Sets it; returns what it was.
+    pub fn set_node_uid(&self, uid: Option<String>) -> Option<String> {
+        let mut inner = self.lock();
+        let changed = inner.node_uid != uid;
+        let before = std::mem::replace(&mut inner.node_uid, uid);
+        drop(inner);
+        if changed {
+            self.wake();
+        }
+        before
     }
 
     /// One object.
@@ -125,7 +145,7 @@ fn uid(object: &OSUpgradeProgress) -> String {
     object.metadata.uid.clone().unwrap_or_default()
 }
 
-/// Resource versions of one kind are decimal numbers that grow (Kubernetes API conventions since 1.35; etcd's
+/// Resource versions of one kind are decimal numbers of any length that grow (KEP-5504, stable in Kubernetes 1.35; etcd's
 /// revision before that).
 fn revision(object: &OSUpgradeProgress) -> u128 {
     object
@@ -200,6 +220,8 @@ mod tests {
         assert_eq!(revisions(&objects), [9]);
         objects.list(vec![object("a", 8)]);
         assert_eq!(revisions(&objects), [9]);
+        assert!(objects.knows_newer(&object("a", 8)));
+        assert!(!objects.knows_newer(&object("a", 9)) && !objects.knows_newer(&object("b", 1)));
         objects.put(object("a", 10));
         assert_eq!(revisions(&objects), [10]);
     }

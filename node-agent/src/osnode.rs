@@ -1,5 +1,7 @@
 //! The OSNode: what this machine runs and what its slots hold. Written when it changes.
 
+use std::time::Duration;
+
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
     jiff::Timestamp,
@@ -19,11 +21,15 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use crate::{
-    calls::{self, Backoff, CallError},
+    calls::{self, Backoff, CallError, jittered},
     next::Machine,
     record::{Record, Trouble},
     status::shown_version,
+    watch::ThisNode,
 };
+
+/// After how long at most an OSNode that is about to go is looked for again, once and a half of it at the longest.
+const DOOMED: Duration = Duration::from_secs(20);
 
 /// What the status is made of.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -122,73 +128,128 @@ pub fn status(facts: &Facts, before: &OSNodeStatus, now: Timestamp) -> OSNodeSta
     }
 }
 
-/// Writes the OSNode whenever the facts change, for ever.
-pub async fn run(client: Client, name: String, mut facts: watch::Receiver<Facts>) {
-    let api: Api<OSNode> = Api::all(client);
-    let mut backoff = Backoff::default();
-    let mut written = None;
-    loop {
-        let newest = facts.borrow_and_update().clone();
-        let uid = newest.node_uid.clone();
-        if let Some(uid) = uid.filter(|_| written.as_ref() != Some(&newest)) {
-            if let Err(e) = write(&api, &name, &uid, &newest).await {
-                let pause = backoff.next_pause();
-                warn!("the OSNode was not written, the newest follows in {pause:?}: {e}");
-                tokio::time::sleep(pause).await;
-                continue;
+/// The OSNode's writer.
+#[derive(Debug)]
+pub struct Writer {
+    api: Api<OSNode>,
+    name: String,
+    node: ThisNode,
+    every: Duration,
+}
+
+impl Writer {
+    /// Writes the OSNode called `name` of `node`, and looks about once in `every` whether it is still there.
+    pub fn new(client: Client, name: &str, node: ThisNode, every: Duration) -> Self {
+        Self {
+            api: Api::all(client),
+            name: name.to_owned(),
+            node,
+            every,
+        }
+    }
+
+    /// Writes it whenever the facts change, for ever.
+    pub async fn run(self, mut facts: watch::Receiver<Facts>) {
+        let mut backoff = Backoff::default();
+        loop {
+            let newest = facts.borrow_and_update().clone();
+            let pause = match &newest.node_uid {
+                None => None,
+                Some(uid) => match self.write(uid, &newest).await {
+                    Ok(kept) => {
+                        backoff.reset();
+                        Some(jittered(if kept {
+                            self.every
+                        } else {
+                            self.every.min(DOOMED)
+                        }))
+                    }
+                    Err(e) => {
+                        let pause = backoff.next_pause();
+                        warn!("the OSNode was not written, the newest follows in {pause:?}: {e}");
+                        tokio::time::sleep(pause).await;
+                        continue;
+                    }
+                },
+            };
+            tokio::select! {
+                changed = facts.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
             }
-            backoff.reset();
-            written = Some(newest);
         }
-        if facts.changed().await.is_err() {
-            return;
+    }
+
+    /// Whether it will be kept: the garbage collector takes one whose Node is gone.
+    async fn write(&self, node_uid: &str, facts: &Facts) -> Result<bool, CallError> {
+        let Some(object) = self.object(node_uid).await? else {
+            return Ok(false);
+        };
+        let kept = is_kept(&object, node_uid);
+        let before = object.status.unwrap_or_default();
+        let status = status(facts, &before, Timestamp::now());
+        if status == before {
+            return Ok(kept);
         }
+        let patch = serde_json::json!({
+            "apiVersion": API_VERSION,
+            "kind": "OSNode",
+            // Refused when another object has taken the name.
+            "metadata": {"name": self.name, "uid": object.metadata.uid},
+            "status": status,
+        });
+        let parameters = PatchParams::apply(AGENT_MANAGER).force();
+        calls::limited(
+            self.api
+                .patch_status(&self.name, &parameters, &Patch::Apply(&patch)),
+        )
+        .await?;
+        Ok(kept)
+    }
+
+    /// The object, made when it is not there. `None` when this is not the Node of the facts: there are others soon.
+    async fn object(&self, node_uid: &str) -> Result<Option<OSNode>, CallError> {
+        let there = calls::limited(self.api.get_opt(&self.name)).await?;
+        if there.is_some() {
+            return Ok(there);
+        }
+        // It may have gone with its Node, and another Node may have come.
+        if self.node.ask().await.as_deref() != Some(node_uid) {
+            return Ok(None);
+        }
+        self.create(node_uid).await.map(Some)
+    }
+
+    /// Makes the object, to go when its Node goes.
+    async fn create(&self, node_uid: &str) -> Result<OSNode, CallError> {
+        let object = OSNode {
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                owner_references: Some(vec![OwnerReference {
+                    api_version: "v1".to_owned(),
+                    kind: "Node".to_owned(),
+                    name: self.name.clone(),
+                    uid: node_uid.to_owned(),
+                    controller: None,
+                    block_owner_deletion: None,
+                }]),
+                ..ObjectMeta::default()
+            },
+            spec: OSNodeSpec::default(),
+            status: None,
+        };
+        calls::limited(self.api.create(&PostParams::default(), &object)).await
     }
 }
 
-async fn write(
-    api: &Api<OSNode>,
-    name: &str,
-    node_uid: &str,
-    facts: &Facts,
-) -> Result<(), CallError> {
-    let object = match calls::limited(api.get_opt(name)).await? {
-        Some(object) => object,
-        None => create(api, name, node_uid).await?,
-    };
-    let before = object.status.unwrap_or_default();
-    let status = status(facts, &before, Timestamp::now());
-    if status == before {
-        return Ok(());
-    }
-    let patch = serde_json::json!({
-        "apiVersion": API_VERSION,
-        "kind": "OSNode",
-        "metadata": {"name": name},
-        "status": status,
-    });
-    let parameters = PatchParams::apply(AGENT_MANAGER).force();
-    calls::limited(api.patch_status(name, &parameters, &Patch::Apply(&patch))).await?;
-    Ok(())
-}
-
-/// Makes the object, to go when its Node goes.
-async fn create(api: &Api<OSNode>, name: &str, node_uid: &str) -> Result<OSNode, CallError> {
-    let object = OSNode {
-        metadata: ObjectMeta {
-            name: Some(name.to_owned()),
-            owner_references: Some(vec![OwnerReference {
-                api_version: "v1".to_owned(),
-                kind: "Node".to_owned(),
-                name: name.to_owned(),
-                uid: node_uid.to_owned(),
-                controller: None,
-                block_owner_deletion: None,
-            }]),
-            ..ObjectMeta::default()
-        },
-        spec: OSNodeSpec::default(),
-        status: None,
-    };
-    calls::limited(api.create(&PostParams::default(), &object)).await
+/// Whether it is there to stay: not deleted, and owned by the Node that is there.
+fn is_kept(object: &OSNode, node_uid: &str) -> bool {
+    let owners = object
+        .metadata
+        .owner_references
+        .as_deref()
+        .unwrap_or_default();
+    let by_another = owners
+        .iter()
+        .any(|owner| owner.kind == "Node" && owner.uid != node_uid);
+    object.metadata.deletion_timestamp.is_none() && !by_another
 }

@@ -30,7 +30,7 @@ pub const FILE_NAME: &str = "record.json";
 /// Reboots that one attempt may ask for: into the new slot, and back when the trial failed.
 pub const MAX_REBOOTS: usize = 2;
 
-/// Largest record that is read, in bytes. A full one has a few kilobytes.
+/// Largest record that is read or written, in bytes. A full one has some kilobytes.
 const MAX_SIZE: u64 = 1 << 20;
 
 /// Finished attempts that are kept; beyond it the oldest go.
@@ -255,6 +255,11 @@ impl Attempt {
         }
     }
 
+    /// It is over, and the API server knows.
+    fn is_told(&self) -> bool {
+        self.reported && self.end.is_some()
+    }
+
     /// How far it is.
     pub fn step(&self) -> Step {
         if self.end.is_some() {
@@ -324,7 +329,7 @@ impl Record {
         self.attempts.push(attempt);
         let mut surplus = self.attempts.len().saturating_sub(MAX_FINISHED);
         self.attempts.retain(|a| {
-            let drop = surplus > 0 && a.reported && a.end.is_some();
+            let drop = surplus > 0 && a.is_told();
             surplus -= usize::from(drop);
             !drop
         });
@@ -482,11 +487,7 @@ impl Store {
     fn replace(&self, path: &Path, record: &Record) -> io::Result<()> {
         use std::os::unix::fs::OpenOptionsExt as _;
 
-        let mut text = serde_json::to_vec_pretty(&Record {
-            format: FORMAT,
-            ..record.clone()
-        })?;
-        text.push(b'\n');
+        let text = bounded(record)?;
         let temporary = self.folder.join(format!("{FILE_NAME}.new"));
         let mut file = fs::OpenOptions::new()
             .write(true)
@@ -499,6 +500,29 @@ impl Store {
         drop(file);
         fs::rename(&temporary, path)?;
         File::open(&self.folder)?.sync_all()
+    }
+}
+
+/// A record's bytes, without the oldest attempts that nobody needs any more where it would be larger than what is read.
+fn bounded(record: &Record) -> io::Result<Vec<u8>> {
+    let mut record = Record {
+        format: FORMAT,
+        ..record.clone()
+    };
+    loop {
+        let mut text = serde_json::to_vec_pretty(&record)?;
+        text.push(b'\n');
+        if text.len() as u64 <= MAX_SIZE {
+            return Ok(text);
+        }
+        let told = record.attempts.iter().position(Attempt::is_told);
+        let Some(told) = told else {
+            return Err(io::Error::other(format!(
+                "it has {} bytes, more than the {MAX_SIZE} that are read",
+                text.len()
+            )));
+        };
+        record.attempts.remove(told);
     }
 }
 
@@ -754,5 +778,36 @@ mod tests {
         assert!(record.attempt("u0").is_some(), "nobody was told yet");
         assert!(record.attempt("u99").is_some());
         assert!(record.attempt("u1").is_none());
+    }
+
+    #[test]
+    fn what_is_saved_can_be_loaded_however_much_there_is_to_say() {
+        let (_folder, store) = store();
+        let mut record = Record::default();
+        for i in 0..MAX_FINISHED {
+            let mut attempt = Attempt::queued("p", &format!("u{i}"), 1);
+            attempt.end = Some(End {
+                phase: ProgressPhase::Failed,
+                reason: "DownloadFailed".to_owned(),
+                message: "m".repeat(100 << 10),
+                at: None,
+            });
+            attempt.reported = true;
+            record.put(attempt);
+        }
+        let mut running = full().attempts.remove(0);
+        running.uid = "running".to_owned();
+        record.put(running.clone());
+        store.save(&record).unwrap();
+        let kept = store.load().unwrap().unwrap();
+        assert_eq!(kept.under_way(), Some(&running));
+        let last = format!("u{}", MAX_FINISHED - 1);
+        assert!(kept.attempt(&last).is_some() && kept.attempt("u1").is_none());
+
+        record.attempt_mut("running").unwrap().name = "n".repeat(2 << 20);
+        let before = fs::read(store.path()).unwrap();
+        let error = store.save(&record).unwrap_err().to_string();
+        assert!(error.contains("more than the 1048576"), "{error}");
+        assert_eq!(fs::read(store.path()).unwrap(), before);
     }
 }

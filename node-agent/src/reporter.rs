@@ -109,8 +109,15 @@ impl Reporter {
     }
 
     /// Reads an object into the view. Gone, or another one of the same name: out of the view.
+    ///
+    /// A read without a resourceVersion is the storage's own answer ("Most Recent" in the Kubernetes API concepts), never
+    /// the watch cache's. One that is older than what was heard before can only come from storage that was put back, or
+    /// from something in between: it is no answer.
     pub async fn read(&self, name: &str, uid: &str) -> Result<(), Away> {
         match calls::limited(self.api.get(name)).await {
+            Ok(object) if self.objects.knows_newer(&object) => Err(Away(format!(
+                "the API server's answer about {name} is older than what it has said before"
+            ))),
             Ok(object) => {
                 if object.metadata.uid.as_deref() != Some(uid) {
                     self.objects.remove(uid);
@@ -230,7 +237,74 @@ mod tests {
     use monok8s_api::reason::ProgressPhase;
 
     use super::*;
-    use crate::record::End;
+    use crate::{next::View, record::End};
+
+    /// A reporter whose API server answers every request with `answers` in turn, and the requests it got.
+    fn reporter(answers: Vec<serde_json::Value>) -> (Reporter, Objects, Arc<Mutex<Vec<String>>>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let requests = Arc::clone(&asked);
+        let answers = Arc::new(Mutex::new(answers.into_iter()));
+        let server = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            requests.lock().unwrap().push(request.uri().to_string());
+            let answer = answers.lock().unwrap().next().unwrap().to_string();
+            async move {
+                Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::from(
+                    answer.into_bytes(),
+                )))
+            }
+        });
+        let objects = Objects::default();
+        let reporter = Reporter::new(
+            Client::new(server, "default"),
+            objects.clone(),
+            watch::channel(Live::default()).1,
+            Rate::default(),
+            Metrics::register(&mut prometheus_client::registry::Registry::default()),
+        );
+        (reporter, objects, asked)
+    }
+
+    fn object(uid: &str, revision: u32, cancel: bool) -> serde_json::Value {
+        serde_json::json!({
+            "apiVersion": API_VERSION, "kind": "OSUpgradeProgress",
+            "metadata": {"name": "p", "uid": uid, "resourceVersion": revision.to_string()},
+            "spec": {"sourceRef": {"name": "u"}, "nodeName": "n", "cancel": cancel},
+        })
+    }
+
+    #[tokio::test]
+    async fn a_fresh_read_is_the_storages_and_not_older_than_what_was_heard() {
+        let (reporter, objects, asked) = reporter(vec![
+            object("u", 99, true),
+            object("u", 100, false),
+            object("u", 101, true),
+            object("v", 102, false),
+        ]);
+        objects.list(vec![
+            serde_json::from_value(object("u", 100, false)).unwrap(),
+        ]);
+        let cancelled = || match objects.view() {
+            View::Listed(all) => all.into_iter().find(|p| p.uid == "u").map(|p| p.cancel),
+            View::Away => None,
+        };
+        let older = reporter.read("p", "u").await.unwrap_err();
+        assert!(older.to_string().contains("older"), "{older}");
+        assert_eq!(cancelled(), Some(false));
+        reporter.read("p", "u").await.unwrap();
+        assert_eq!(cancelled(), Some(false));
+        reporter.read("p", "u").await.unwrap();
+        assert_eq!(cancelled(), Some(true));
+        reporter.read("p", "u").await.unwrap();
+        assert_eq!(cancelled(), None, "another object of that name");
+        let asked = asked.lock().unwrap().clone();
+        assert_eq!(asked.len(), 4);
+        for uri in asked {
+            assert!(
+                !uri.contains("resourceVersion"),
+                "{uri} may be answered from a cache"
+            );
+        }
+    }
 
     #[test]
     fn only_what_was_accepted_and_is_not_over_is_written_in_passing() {

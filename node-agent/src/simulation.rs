@@ -25,8 +25,8 @@ use proptest::prelude::*;
 use crate::{
     effects::{Away, Choice, Effects, Job, NoChoice, Opened, Reply, Written},
     executor::{Executor, Flow},
-    next::{Machine, Progress, RebootWatch, System, View},
-    record::{Attempt, Proof, Record, SlotRecord, Trouble},
+    next::{For, Machine, Progress, RebootWatch, System, View},
+    record::{Attempt, Proof, Record, SlotRecord, Step, Trouble},
     status::{self, Here, Live},
 };
 
@@ -64,6 +64,7 @@ impl Loader {
 enum Fault {
     ApiAway,
     DiskFull,
+    DiskReadOnly,
     DiskGone,
     WriteFails,
     ImagePanics,
@@ -206,6 +207,18 @@ impl World {
                     .push(format!("Completed while {:?} runs", self.running));
             }
         }
+        let armed = self.loader.trial.is_some() || self.loader.effective() != Some(self.running);
+        if status.failure_reason == FailureReason::StateNotPersistent.as_str()
+            && armed
+            && self
+                .under_way()
+                .is_some_and(|a| a.uid == uid && a.switch.is_some())
+        {
+            self.violations.push(format!(
+                "{uid} is told {} while its trial goes on",
+                status.phase
+            ));
+        }
         if let Some(object) = self.objects.get_mut(uid) {
             object.status = Some(status);
         }
@@ -265,19 +278,30 @@ impl Effects for Sim {
     fn load(&mut self) -> Result<Option<Record>, Trouble> {
         let w = self.w();
         if w.fails(Fault::DiskGone) {
-            return Err(Trouble::new(FailureReason::StateNotPersistent, "read-only"));
+            return Err(Trouble::new(FailureReason::StateNotPersistent, "gone"));
         }
         Ok(w.record())
     }
 
+    fn can_save(&mut self) -> Result<(), Trouble> {
+        let w = self.w();
+        for (fault, why) in [
+            (Fault::DiskReadOnly, "read-only"),
+            (Fault::DiskGone, "gone"),
+        ] {
+            if w.fails(fault) {
+                return Err(Trouble::new(FailureReason::StateNotPersistent, why));
+            }
+        }
+        Ok(())
+    }
+
     fn save(&mut self, record: &Record) -> Result<(), Trouble> {
+        self.can_save()?;
         let text = serde_json::to_string(record).unwrap();
         self.effect(|w| {
             if w.fails(Fault::DiskFull) {
                 return Err(Trouble::new(FailureReason::StateNotPersistent, "disk full"));
-            }
-            if w.fails(Fault::DiskGone) {
-                return Err(Trouble::new(FailureReason::StateNotPersistent, "read-only"));
             }
             w.disk = Some(text);
             Ok(())
@@ -599,16 +623,21 @@ fn run(world: &Rc<RefCell<World>>, fuse: Option<u32>) -> bool {
 fn play(events: &[Event]) -> Rc<RefCell<World>> {
     let world = Rc::new(RefCell::new(World::new()));
     world.borrow_mut().add("p1", true, Release::Hold);
+    play_on(&world, events);
+    world
+}
+
+fn play_on(world: &Rc<RefCell<World>>, events: &[Event]) {
     for event in events {
         match event {
             Event::Run => {
-                run(&world, None);
+                run(world, None);
             }
             Event::Kill(n) => {
-                run(&world, Some(*n));
+                run(world, Some(*n));
             }
             Event::PowerCut(n) => {
-                run(&world, Some(*n));
+                run(world, Some(*n));
                 world.borrow_mut().firmware();
             }
             Event::Release(release) => {
@@ -644,7 +673,6 @@ fn play(events: &[Event]) -> Rc<RefCell<World>> {
         }
         check(&world.borrow(), events);
     }
-    world
 }
 
 fn check(w: &World, events: &[Event]) {
@@ -728,6 +756,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Second),
         1 => fault(Fault::ApiAway),
         1 => fault(Fault::DiskFull),
+        1 => fault(Fault::DiskReadOnly),
         1 => fault(Fault::DiskGone),
         1 => fault(Fault::WriteFails),
         1 => fault(Fault::ImagePanics),
@@ -889,40 +918,127 @@ fn trouble_is_looked_at_again_while_there_is_no_work() {
 
 /// Nobody is told Failed of an attempt whose trial is armed, and no nonce is taken for it.
 #[test]
-fn a_disk_that_goes_read_only_after_the_switch_does_not_end_the_attempt() {
-    let world = Rc::new(RefCell::new(World::new()));
-    world.borrow_mut().add("p1", false, Release::Reboot);
-    let mut executor = start(&world);
-    while world.borrow().switches.is_empty() {
-        assert_eq!(block_on(executor.step()), Flow::Again);
-        assert_eq!(executor.effects().switched_in, None);
+fn a_disk_that_goes_away_after_the_switch_does_not_end_the_attempt() {
+    for (fault, why) in [
+        (Fault::DiskReadOnly, "read-only"),
+        (Fault::DiskGone, "gone"),
+    ] {
+        let world = Rc::new(RefCell::new(World::new()));
+        world.borrow_mut().add("p1", false, Release::Reboot);
+        let mut executor = start(&world);
+        while world.borrow().switches.is_empty() {
+            assert_eq!(block_on(executor.step()), Flow::Again);
+            assert_eq!(executor.effects().switched_in, None);
+        }
+        let before = phase_of(&world.borrow(), "p1");
+        world.borrow_mut().faults.insert(fault);
+        nonce(&world, "again");
+        for _ in 0..5 {
+            assert!(matches!(block_on(executor.step()), Flow::Backoff(_)));
+        }
+        assert_eq!(phase_of(&world.borrow(), "p1"), before);
+        let shown = executor.effects().shown.clone();
+        assert!(shown.is_some_and(|a| a.switch.is_some()));
+        assert_eq!(executor.effects().note, why);
+        world.borrow_mut().faults.clear();
+        while world.borrow().power {
+            assert!(!matches!(block_on(executor.step()), Flow::Wait(_)));
+        }
+        assert_eq!(executor.effects().note, "");
+        world.borrow_mut().power = true;
+        world.borrow_mut().firmware();
+        let mut executor = start(&world);
+        block_on(executor.step());
+        assert_eq!(
+            executor.effects().switched_in.as_deref(),
+            Some("boot-1"),
+            "a trial boot is given time to come up"
+        );
+        run(&world, None);
+        assert_eq!(phase_of(&world.borrow(), "p1").0, ProgressPhase::Completed);
     }
-    let before = phase_of(&world.borrow(), "p1");
-    world.borrow_mut().faults.insert(Fault::DiskGone);
-    nonce(&world, "again");
-    for _ in 0..5 {
-        assert!(matches!(block_on(executor.step()), Flow::Backoff(_)));
+}
+
+/// Neither is it told so by an agent that starts while the disk does not take or give files: before the reboot, on the
+/// trial boot, and back on the old slot.
+#[test]
+fn an_agent_that_starts_without_its_disk_waits_to_judge_a_trial() {
+    for fault in [Fault::DiskReadOnly, Fault::DiskGone] {
+        for boots in 0..3 {
+            let world = Rc::new(RefCell::new(World::new()));
+            world.borrow_mut().add("p1", false, Release::Reboot);
+            let mut executor = start(&world);
+            while world.borrow().power {
+                assert_eq!(block_on(executor.step()), Flow::Again);
+            }
+            drop(executor);
+            for _ in 0..boots {
+                world.borrow_mut().firmware();
+            }
+            world.borrow_mut().power = true;
+            world.borrow_mut().faults.insert(fault);
+            nonce(&world, "again");
+            let case = format!("{fault:?} after {boots} boots");
+            let mut executor = start(&world);
+            for _ in 0..3 {
+                let flow = block_on(executor.step());
+                let reads = fault == Fault::DiskReadOnly;
+                assert!(
+                    matches!(flow, Flow::Backoff(_) if reads)
+                        || (flow == Flow::Wait(For::Disk) && !reads),
+                    "{case}: {flow:?}"
+                );
+                assert_eq!(executor.is_troubled(), !reads, "{case}");
+            }
+            assert_eq!(
+                phase_of(&world.borrow(), "p1"),
+                (ProgressPhase::Rebooting, String::new()),
+                "{case}"
+            );
+            world.borrow_mut().faults.clear();
+            drop(executor);
+            run(&world, None);
+            let expected = if boots < 2 {
+                ProgressPhase::Completed
+            } else {
+                ProgressPhase::RolledBack
+            };
+            assert_eq!(phase_of(&world.borrow(), "p1").0, expected, "{case}");
+        }
     }
-    assert_eq!(phase_of(&world.borrow(), "p1"), before);
-    let shown = executor.effects().shown.clone();
-    assert!(shown.is_some_and(|a| a.switch.is_some()));
-    assert_eq!(executor.effects().note, "read-only");
-    world.borrow_mut().faults.clear();
-    while world.borrow().power {
-        assert!(!matches!(block_on(executor.step()), Flow::Wait(_)));
+}
+
+/// An attempt that has not switched is told at once, whatever it has written.
+#[test]
+fn an_agent_that_starts_without_its_disk_does_not_wait_for_what_was_not_switched() {
+    for fault in [Fault::DiskReadOnly, Fault::DiskGone] {
+        let world = play(&[Event::Release(Release::Stage), Event::Run]);
+        let staged = world.borrow().under_way().unwrap();
+        assert_eq!(staged.step(), Step::Proven);
+        world.borrow_mut().faults.insert(fault);
+        run(&world, None);
+        assert_eq!(
+            phase_of(&world.borrow(), "p1"),
+            (ProgressPhase::Failed, "StateNotPersistent".to_owned())
+        );
     }
-    assert_eq!(executor.effects().note, "");
-    world.borrow_mut().power = true;
-    world.borrow_mut().firmware();
-    let mut executor = start(&world);
-    block_on(executor.step());
-    assert_eq!(
-        executor.effects().switched_in.as_deref(),
-        Some("boot-1"),
-        "a trial boot is given time to come up"
-    );
-    run(&world, None);
-    assert_eq!(phase_of(&world.borrow(), "p1").0, ProgressPhase::Completed);
+}
+
+/// What waits for its turn is forgotten with its object.
+#[test]
+fn a_queued_entry_goes_with_its_progress() {
+    let world = play(&[
+        Event::Fault(Fault::WriteFails, true),
+        Event::Release(Release::Reboot),
+        Event::Run,
+        Event::Release(Release::Hold),
+        Event::Nonce(1),
+        Event::Run,
+    ]);
+    let queued = world.borrow().record().unwrap();
+    assert_eq!(queued.attempts[0].step(), Step::Queued);
+    play_on(&world, &[Event::Delete, Event::Run]);
+    assert_eq!(world.borrow().record().unwrap().attempts, []);
 }
 
 /// The record still has the attempt that was told Failed while it could not be written.

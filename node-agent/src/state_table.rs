@@ -51,7 +51,9 @@ words! {
         FailedUntold = "ended Failed, not told yet",
         FailedTold = "ended Failed, told",
         CompletedTold = "ended Completed, told",
-        Unusable = "unusable (unreadable, other format, not persistent)",
+        Unusable = "unusable (damaged, of another format)",
+        OutOfReach = "on a disk out of reach (not mounted, not persistent, failing)",
+        OutOfReachArmed = "on a disk out of reach, and the boot loader has a trial",
     }
 }
 
@@ -68,6 +70,7 @@ words! {
         ActiveHold = "under way, Hold",
         ActiveStage = "under way, Stage",
         ActiveReboot = "under way, Reboot",
+        PastSwitch = "Rebooting or Confirming",
         ActiveCancelled = "under way, cancel",
         ActiveNonce = "under way, new nonce",
         Failed = "Failed",
@@ -132,6 +135,7 @@ impl Happens {
             Self::Wait(For::ApiServer) => "waits for the API server",
             Self::Wait(For::Release) => "waits for `release: Reboot`",
             Self::Wait(For::Reboot) => "waits for the reboot",
+            Self::Wait(For::Disk) => "waits for the disk",
             Self::Begin => "chooses image and slot, records the plan",
             Self::Announce => {
                 "first gate: writes the status; begins when the API server accepts it"
@@ -239,6 +243,7 @@ pub fn rows() -> Vec<Row> {
         O::PendingReleased,
         O::ActiveStage,
         O::ActiveReboot,
+        O::PastSwitch,
         O::Completed,
     ];
     const BEGUN: &[InRecord] = &[I::Begun, I::Writing];
@@ -247,10 +252,20 @@ pub fn rows() -> Vec<Row> {
         O::ActiveHold,
         O::ActiveStage,
         O::ActiveReboot,
+        O::PastSwitch,
         O::ActiveCancelled,
         O::ActiveNonce,
     ];
     const FAILED: &[Object] = &[O::Failed, O::FailedNonce, O::FailedNonceReleased];
+    const OUT_OF_REACH: &[InRecord] = &[I::OutOfReach, I::OutOfReachArmed];
+    const OUT_OF_USE: &[InRecord] = &[I::Unusable, I::OutOfReach, I::OutOfReachArmed];
+    const BEFORE_SWITCH: &[Object] = &[
+        O::ActiveHold,
+        O::ActiveStage,
+        O::ActiveReboot,
+        O::ActiveCancelled,
+        O::ActiveNonce,
+    ];
     const CANCELLED: &[Object] = &[O::PendingCancelled, O::ActiveCancelled];
     const NONCE: &[Object] = &[O::ActiveNonce, O::CompletedNonce];
     const ANSWERED: &[Object] = &[
@@ -263,6 +278,7 @@ pub fn rows() -> Vec<Row> {
         O::ActiveHold,
         O::ActiveStage,
         O::ActiveReboot,
+        O::PastSwitch,
         O::ActiveCancelled,
         O::ActiveNonce,
         O::Failed,
@@ -283,6 +299,8 @@ pub fn rows() -> Vec<Row> {
                 I::FailedTold,
                 I::CompletedTold,
                 I::Unusable,
+                I::OutOfReach,
+                I::OutOfReachArmed,
                 I::Announced,
                 I::Begun,
                 I::Writing,
@@ -343,13 +361,14 @@ pub fn rows() -> Vec<Row> {
         ),
         row(&[I::Nothing], &[O::FailedNonce], ANY, H::AcceptNonce),
         // Queued.
-        row(&[I::Queued], &[O::Gone], ANY, H::Wait(For::Work)),
+        row(&[I::Queued], &[O::Gone], ANY, H::Forget),
         row(
             &[I::Queued],
             &[
                 O::ActiveHold,
                 O::ActiveStage,
                 O::ActiveReboot,
+                O::PastSwitch,
                 O::ActiveCancelled,
                 O::ActiveNonce,
                 O::Failed,
@@ -418,6 +437,7 @@ pub fn rows() -> Vec<Row> {
                 O::ActiveHold,
                 O::ActiveStage,
                 O::ActiveReboot,
+                O::PastSwitch,
                 O::Completed,
             ],
             &[R::Unclear],
@@ -431,6 +451,7 @@ pub fn rows() -> Vec<Row> {
                 O::ActiveHold,
                 O::ActiveStage,
                 O::ActiveReboot,
+                O::PastSwitch,
                 O::Completed,
             ],
             &[R::New],
@@ -456,6 +477,7 @@ pub fn rows() -> Vec<Row> {
                 O::ActiveHold,
                 O::ActiveStage,
                 O::ActiveReboot,
+                O::PastSwitch,
                 O::Completed,
             ],
             &[R::New],
@@ -469,6 +491,7 @@ pub fn rows() -> Vec<Row> {
                 O::ActiveHold,
                 O::ActiveStage,
                 O::ActiveReboot,
+                O::PastSwitch,
                 O::Completed,
             ],
             &[R::Old],
@@ -488,7 +511,12 @@ pub fn rows() -> Vec<Row> {
         ),
         row(
             &[I::Proven, I::SwitchAnnounced],
-            &[O::PendingReleased, O::ActiveReboot, O::Completed],
+            &[
+                O::PendingReleased,
+                O::ActiveReboot,
+                O::PastSwitch,
+                O::Completed,
+            ],
             &[R::Old],
             H::ReadFreshThenSwitch,
         ),
@@ -557,6 +585,7 @@ pub fn rows() -> Vec<Row> {
                 O::ActiveHold,
                 O::ActiveStage,
                 O::ActiveReboot,
+                O::PastSwitch,
                 O::ActiveCancelled,
                 O::Completed,
             ],
@@ -585,6 +614,7 @@ pub fn rows() -> Vec<Row> {
                 O::ActiveHold,
                 O::ActiveStage,
                 O::ActiveReboot,
+                O::PastSwitch,
                 O::ActiveCancelled,
                 O::Failed,
             ],
@@ -610,7 +640,7 @@ pub fn rows() -> Vec<Row> {
         ),
         // No record to go by.
         row(
-            &[I::Unusable],
+            OUT_OF_USE,
             &[
                 O::Gone,
                 O::PendingHold,
@@ -624,7 +654,7 @@ pub fn rows() -> Vec<Row> {
             H::Wait(For::Work),
         ),
         row(
-            &[I::Unusable],
+            OUT_OF_USE,
             &[O::PendingCancelled],
             ANY,
             H::Tell("Cancelled", ""),
@@ -637,6 +667,7 @@ pub fn rows() -> Vec<Row> {
                 O::ActiveHold,
                 O::ActiveStage,
                 O::ActiveReboot,
+                O::PastSwitch,
                 O::ActiveCancelled,
                 O::ActiveNonce,
             ],
@@ -644,11 +675,32 @@ pub fn rows() -> Vec<Row> {
             H::Tell("Failed", "StateUnreadable"),
         ),
         row(
-            &[I::Unusable],
-            &[O::FailedNonce],
+            OUT_OF_REACH,
+            &[O::PendingReleased, O::OtherNode],
             ANY,
-            H::Tell("Pending", ""),
+            H::Tell("Failed", "StateNotPersistent"),
         ),
+        row(
+            &[I::OutOfReach],
+            BEFORE_SWITCH,
+            &[R::Old],
+            H::Tell("Failed", "StateNotPersistent"),
+        ),
+        // What may have switched is judged by the record alone.
+        row(
+            &[I::OutOfReach],
+            BEFORE_SWITCH,
+            &[R::New, R::Unclear],
+            H::Wait(For::Disk),
+        ),
+        row(
+            &[I::OutOfReachArmed],
+            BEFORE_SWITCH,
+            ANY,
+            H::Wait(For::Disk),
+        ),
+        row(OUT_OF_REACH, &[O::PastSwitch], ANY, H::Wait(For::Disk)),
+        row(OUT_OF_USE, &[O::FailedNonce], ANY, H::Tell("Pending", "")),
     ]
 }
 
@@ -717,7 +769,7 @@ fn recorded(what: InRecord) -> (Result<Record, Trouble>, String, Option<SlotName
         });
     }
     match what {
-        InRecord::SwitchMade => trial = Some(SlotName::B),
+        InRecord::SwitchMade | InRecord::OutOfReachArmed => trial = Some(SlotName::B),
         InRecord::Rebooted | InRecord::TrialRejected => {
             attempt.reboots.push(BEFORE.to_owned());
             boot = "boot-2";
@@ -747,10 +799,13 @@ fn recorded(what: InRecord) -> (Result<Record, Trouble>, String, Option<SlotName
     if what != InRecord::Nothing {
         record.put(attempt);
     }
-    let record = if what == InRecord::Unusable {
-        Err(Trouble::new(FailureReason::StateUnreadable, "garbage"))
-    } else {
-        Ok(record)
+    let record = match what {
+        InRecord::Unusable => Err(Trouble::new(FailureReason::StateUnreadable, "garbage")),
+        InRecord::OutOfReach | InRecord::OutOfReachArmed => Err(Trouble::new(
+            FailureReason::StateNotPersistent,
+            "not mounted",
+        )),
+        _ => Ok(record),
     };
     (record, boot.to_owned(), trial)
 }
@@ -765,6 +820,7 @@ fn view(object: Object) -> View {
             (ProgressPhase::Pending, Release::Reboot)
         }
         O::ActiveHold => (ProgressPhase::Downloading, Release::Hold),
+        O::PastSwitch => (ProgressPhase::Rebooting, Release::Reboot),
         O::ActiveStage => (ProgressPhase::Downloading, Release::Stage),
         O::ActiveReboot | O::ActiveCancelled | O::ActiveNonce => {
             (ProgressPhase::Downloading, Release::Reboot)

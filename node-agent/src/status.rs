@@ -251,7 +251,7 @@ pub fn shorten(text: &mut String, most: usize) {
 }
 
 /// Longest message, in bytes.
-const MAX_MESSAGE: usize = 2048;
+pub const MAX_MESSAGE: usize = 2048;
 
 fn conditions(
     object: &OSUpgradeProgress,

@@ -10,45 +10,44 @@ use kube::{
 };
 use monok8s_api::OSUpgradeProgress;
 use monok8s_telemetry::server::Gate;
-use tokio::sync::watch;
-use tracing::{debug, warn};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, info, warn};
 
-use crate::{calls, next::View, objects::Objects};
+use crate::{
+    calls::{self, Backoff},
+    next::View,
+    objects::Objects,
+};
 
-/// Pause between two questions for a Node that is not there.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// Longest wait for a question that a fault of the watch raises: the Node may have been made again meanwhile.
+const AFTER_A_FAULT: Duration = Duration::from_secs(10);
 
-/// Which Node this machine is, as the API server said last.
+/// Asks which Node this machine is.
 #[derive(Clone)]
-pub struct NodeUid {
+pub struct ThisNode {
     nodes: Api<Node>,
     name: String,
-    uid: watch::Sender<Option<String>>,
+    objects: Objects,
 }
 
-impl std::fmt::Debug for NodeUid {
+impl std::fmt::Debug for ThisNode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "NodeUid({}: {:?})", self.name, self.get())
+        write!(f, "ThisNode({})", self.name)
     }
 }
 
-impl NodeUid {
-    /// The Node called `name`.
-    pub fn new(client: Client, name: &str) -> Self {
+impl ThisNode {
+    /// The Node called `name`; what it is goes into `objects`.
+    pub fn new(client: Client, name: &str, objects: Objects) -> Self {
         Self {
             nodes: Api::all(client),
             name: name.to_owned(),
-            uid: watch::Sender::new(None),
+            objects,
         }
     }
 
-    /// Its UID; `None` while it is not known or there is no such Node.
-    pub fn get(&self) -> Option<String> {
-        self.uid.borrow().clone()
-    }
-
-    /// Asks again. When there is no answer the UID is not known any more.
-    pub async fn ask(&self) {
+    /// Asks for its UID. When there is no answer it is not known any more.
+    pub async fn ask(&self) -> Option<String> {
         let answer = calls::limited(self.nodes.get_opt(&self.name)).await;
         let uid = match answer {
             Ok(Some(node)) => node.uid(),
@@ -61,11 +60,53 @@ impl NodeUid {
                 None
             }
         };
-        self.uid.send_if_modified(|known| {
-            let changed = *known != uid;
-            *known = uid;
-            changed
-        });
+        let before = self.objects.set_node_uid(uid.clone());
+        if let (Some(before), Some(now)) = (before, &uid)
+            && before != *now
+        {
+            info!(
+                "the Node {} was made again: its UID was {before} and is {now}",
+                self.name
+            );
+        }
+        uid
+    }
+}
+
+/// When the Node is asked for next. No watch tells of it: the agent's role has none on Nodes, and thousands of watches
+/// for what almost never happens would be dear.
+struct Questions {
+    every: Duration,
+    at: Instant,
+    backoff: Backoff,
+}
+
+impl Questions {
+    fn new(every: Duration) -> Self {
+        Self {
+            every,
+            at: Instant::now(),
+            backoff: Backoff::default(),
+        }
+    }
+
+    /// The answer to the last one has come.
+    fn asked(&mut self, known: bool) {
+        let pause = if known {
+            self.backoff.reset();
+            calls::jittered(self.every)
+        } else {
+            self.backoff.next_pause()
+        };
+        self.at = Instant::now() + pause;
+    }
+
+    /// The watch has failed. While the last question had no answer, its own pauses count.
+    fn fault(&mut self, known: bool) {
+        if known {
+            let soon = Instant::now() + AFTER_A_FAULT.mul_f64(rand::random_range(0.1..1.0));
+            self.at = self.at.min(soon);
+        }
     }
 }
 
@@ -73,39 +114,89 @@ impl NodeUid {
 ///
 /// Faults are bridged with a jittered backoff and change nothing: an API server that answers 403, 404 or 410 to a
 /// watch is away, it has not deleted anything.
-pub async fn run(client: Client, node_name: &str, node: NodeUid, objects: Objects, heard: Gate) {
+///
+/// `every` is about how often the Node is asked for although nothing is heard of it.
+pub async fn run(
+    client: Client,
+    node_name: &str,
+    node: ThisNode,
+    objects: Objects,
+    heard: Gate,
+    every: Duration,
+) {
     let api: Api<OSUpgradeProgress> = Api::all(client);
     let config = watcher::Config::default().fields(&format!("spec.nodeName={node_name}"));
     let stream = watcher(api, config).default_backoff();
     pin_mut!(stream);
     let mut listing = Vec::new();
+    let mut questions = Questions::new(every);
+    let mut away = false;
     loop {
-        let unknown = node.get().is_none() && objects.view() != View::Away;
+        let listed = objects.view() != View::Away;
         let event = tokio::select! {
             event = stream.next() => event,
-            () = tokio::time::sleep(calls::jittered(ASK_AGAIN)), if unknown => {
-                node.ask().await;
-                if node.get().is_some() {
-                    objects.touch();
-                }
+            () = sleep_until(questions.at), if listed => {
+                questions.asked(node.ask().await.is_some());
                 continue;
             }
         };
+        let Some(event) = event else { return };
+        if event.is_ok() && std::mem::take(&mut away) {
+            info!("the watch of this node's progresses goes on");
+        }
         match event {
-            Some(Ok(watcher::Event::Init)) => listing.clear(),
-            Some(Ok(watcher::Event::InitApply(object))) => listing.push(object),
-            Some(Ok(watcher::Event::InitDone)) => {
+            Ok(watcher::Event::Init) => listing.clear(),
+            Ok(watcher::Event::InitApply(object)) => listing.push(object),
+            Ok(watcher::Event::InitDone) => {
                 // A new list follows a long silence or a new token: the Node may be another one.
-                node.ask().await;
+                questions.asked(node.ask().await.is_some());
                 objects.list(std::mem::take(&mut listing));
                 heard.open();
             }
-            Some(Ok(watcher::Event::Apply(object))) => objects.put(object),
-            Some(Ok(watcher::Event::Delete(object))) => {
+            Ok(watcher::Event::Apply(object)) => objects.put(object),
+            Ok(watcher::Event::Delete(object)) => {
                 objects.remove(&object.uid().unwrap_or_default());
             }
-            Some(Err(e)) => debug!("watch: {e}"),
-            None => return,
+            Err(e) => {
+                questions.fault(objects.node_uid().is_some());
+                if std::mem::replace(&mut away, true) {
+                    debug!("watch: {e}");
+                } else {
+                    warn!(
+                        "the watch of this node's progresses is interrupted and is opened again: {e}"
+                    );
+                }
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVERY: Duration = Duration::from_secs(600);
+
+    #[test]
+    fn a_known_node_is_asked_for_rarely_and_soon_after_a_fault() {
+        let now = Instant::now();
+        let mut questions = Questions::new(EVERY);
+        questions.asked(true);
+        let at = questions.at;
+        assert!(at >= now + EVERY / 2 && at <= Instant::now() + EVERY.mul_f64(1.5));
+        questions.fault(true);
+        assert!(questions.at <= Instant::now() + AFTER_A_FAULT);
+        let soon = questions.at;
+        questions.asked(false);
+        questions.fault(false);
+        assert_ne!(questions.at, soon, "an outage is not hurried by its faults");
+        for _ in 0..20 {
+            questions.asked(false);
+        }
+        assert!(questions.at > Instant::now() + AFTER_A_FAULT);
+        assert!(
+            questions.at < now + EVERY / 2,
+            "and an unknown one not forgotten"
+        );
     }
 }
