@@ -1,6 +1,6 @@
 //! Several cases in one cluster, each with a node and an OSUpgrade of its own.
 
-use std::{fmt::Write as _, pin::Pin};
+use std::{fmt::Write as _, pin::Pin, time::Instant};
 
 use anyhow::{Result, bail};
 use futures::StreamExt as _;
@@ -20,7 +20,12 @@ pub fn case<'a>(name: &'static str, does: impl Future<Output = Result<()>> + 'a)
 /// Runs all of them and fails with every failure, not only the first.
 pub async fn all(cases: Vec<Case<'_>>) -> Result<()> {
     let ended: Vec<_> = futures::stream::iter(cases)
-        .map(|(name, does)| async move { (name, does.await) })
+        .map(|(name, does)| async move {
+            let begin = Instant::now();
+            let outcome = does.await;
+            eprintln!("case {name}: {} s", begin.elapsed().as_secs());
+            (name, outcome)
+        })
         .buffer_unordered(AT_A_TIME)
         .collect()
         .await;

@@ -3,8 +3,11 @@
 #![forbid(unsafe_code)]
 
 pub mod cases;
+pub mod hold;
 pub mod install;
 pub mod objects;
 pub mod pages;
+pub mod record;
 pub mod request;
+pub mod served;
 pub mod table;

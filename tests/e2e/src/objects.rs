@@ -46,17 +46,9 @@ pub fn entry(version: &str, url: &str, sha256: &str, size: Option<u64>) -> Strin
     format!("- version: {version}\n  url: {url}\n  checksum: sha256:{sha256}\n{size}")
 }
 
-/// A progress for one node with an image of its own, as a person may write it, and its source, which
-/// selects no node: nothing but the agent acts on it. `more` is merged into the progress's spec.
-pub fn by_hand(
-    name: &str,
-    node: &str,
-    image: &Image,
-    url: &str,
-    release: &str,
-    more: &Value,
-) -> Value {
-    let mut progress = json!({
+/// A progress for one node with an image of its own, as a person may write it.
+pub fn progress(name: &str, node: &str, image: &Image, url: &str, release: &str) -> Value {
+    json!({
         "apiVersion": "monok8s.io/v1alpha1",
         "kind": "OSUpgradeProgress",
         "metadata": {"name": name},
@@ -72,7 +64,20 @@ pub fn by_hand(
             },
             "download": {"retryFor": "5s"},
         },
-    });
+    })
+}
+
+/// [`progress`], and its source, which selects no node: nothing but the agent acts on it. `more` is
+/// merged into the progress's spec.
+pub fn by_hand(
+    name: &str,
+    node: &str,
+    image: &Image,
+    url: &str,
+    release: &str,
+    more: &Value,
+) -> Value {
+    let mut progress = progress(name, node, image, url, release);
     for (key, value) in more.as_object().into_iter().flatten() {
         progress["spec"][key] = value.clone();
     }

@@ -1,18 +1,21 @@
 //! The agent killed, and the power cut, in each phase: the attempt is carried on or ends as promised,
 //! and the node boots the old system or the whole new one.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use monok8s_api::reason::{ProgressPhase, SlotState};
 use monok8s_boot::SlotName;
 use monok8s_e2e::{
     cases::{self, case},
+    hold,
     objects::{self, LIMIT},
+    record,
+    served::Served,
 };
 use monok8s_sandbox::{
     cluster::{Cluster, ClusterOptions},
-    image_server::{Content, Fault},
+    image_server::Fault,
     wait,
 };
 use serde_json::json;
@@ -20,40 +23,22 @@ use serde_json::json;
 const OLD: &str = "v1.34.1";
 const NEW: &str = "v1.34.2";
 const DOWNTIME: Duration = Duration::from_secs(3);
+/// Bytes that come too slowly for the image to be whole soon.
+const SLOW: Fault = Fault::Drip {
+    bytes: 64 << 10,
+    every: Duration::from_millis(100),
+};
 
-async fn begin(cluster: &Cluster, name: &str, release: &str, slow: bool) -> Result<()> {
-    let path = path(name);
-    let (server, image) = (cluster.image_server(), cluster.image(NEW)?);
-    server.publish(&path, Content::file(&image.file)?);
-    if slow {
-        server.fault(
-            &path,
-            Fault::Drip {
-                bytes: 64 << 10,
-                every: Duration::from_millis(100),
-            },
-        );
-    }
-    let progress = objects::by_hand(name, name, image, &server.url(&path), release, &json!({}));
-    objects::apply(&cluster.kubectl(), &progress).await
+async fn begin<'a>(cluster: &'a Cluster, name: &'static str, release: &str) -> Result<Served<'a>> {
+    let served = Served::new(cluster, name, NEW)?;
+    served.begin(release).await?;
+    Ok(served)
 }
 
-fn path(name: &str) -> String {
-    format!("/{name}/rootfs.ext4.zst")
-}
-
-/// Waits until bytes of the case's image have been asked for.
-async fn wait_asked(cluster: &Cluster, name: &str, times: usize) -> Result<()> {
-    wait::until("the image to be asked for", LIMIT, || async {
-        let asked = cluster
-            .image_server()
-            .requests()
-            .iter()
-            .filter(|r| r.path() == path(name))
-            .count();
-        Ok((asked >= times).then_some(()))
-    })
-    .await
+async fn begin_slowly<'a>(cluster: &'a Cluster, name: &'static str) -> Result<Served<'a>> {
+    let served = Served::faulty(cluster, name, NEW, SLOW)?;
+    served.begin("Reboot").await?;
+    Ok(served)
 }
 
 /// Completed in the first attempt, with as few boots as an upgrade needs.
@@ -91,64 +76,110 @@ async fn rolls_back(cluster: &Cluster, name: &str) -> Result<()> {
     objects::boots(node, OLD).await
 }
 
+/// Before its release.
+async fn killed_held(cluster: &Cluster, name: &'static str) -> Result<()> {
+    let served = begin(cluster, name, "Hold").await?;
+    cluster.node(name)?.kill_agent().await;
+    ensure!(served.asked() == 0, "a held progress was begun");
+    objects::patch(&cluster.kubectl(), name, &json!({"release": "Reboot"})).await?;
+    completes(cluster, name, 2).await
+}
+
+/// Released and planned, and the API server has not accepted that it begins: not a byte before it has.
+async fn killed_at_the_first_gate(cluster: &Cluster, name: &'static str) -> Result<()> {
+    let (kubectl, node) = (cluster.kubectl(), cluster.node(name)?);
+    let refusal = hold::Refusal::of(kubectl.clone(), name).await?;
+    let served = begin(cluster, name, "Hold").await?;
+    refusal.wait_heeded(name).await?;
+    objects::patch(&kubectl, name, &json!({"release": "Reboot"})).await?;
+    for _ in 0..2 {
+        wait::until("the attempt to be planned", LIMIT, || async {
+            Ok(record::is_planned(node).then_some(()))
+        })
+        .await
+        .with_context(|| objects::log_tail(node))?;
+        node.kill_agent().await;
+    }
+    let waiting = objects::progresses(&cluster.client(), name, name).await?;
+    let phase = waiting[0].status.clone().unwrap_or_default().phase;
+    ensure!(phase == ProgressPhase::Pending, "{name} is {phase}");
+    ensure!(
+        served.asked() == 0 && !record::is_writing(node),
+        "it began without the API server's word"
+    );
+    refusal.end().await?;
+    completes(cluster, name, 2).await
+}
+
 async fn killed_downloading(cluster: &Cluster, name: &'static str) -> Result<()> {
-    begin(cluster, name, "Reboot", true).await?;
+    let served = begin_slowly(cluster, name).await?;
     let node = cluster.node(name)?;
     for kill in 1..=3 {
-        wait_asked(cluster, name, kill).await?;
+        served.wait_asked(kill).await?;
         objects::wait_phase(&cluster.client(), name, node, ProgressPhase::Downloading).await?;
         node.kill_agent().await;
     }
-    wait_asked(cluster, name, 4).await?;
-    cluster.image_server().cure(&path(name));
+    served.wait_asked(4).await?;
+    served.cure();
     // The answer that is under way still drips; a last kill makes the agent ask anew.
     node.kill_agent().await;
     completes(cluster, name, 2).await
 }
 
+/// The slot is read back and nobody has noted it: it is written once more.
+async fn killed_verifying(cluster: &Cluster, name: &'static str) -> Result<()> {
+    let node = cluster.node(name)?;
+    let served = Served::new(cluster, name, NEW)?;
+    let held = hold::before_the_proof(node, served.begin("Reboot")).await?;
+    objects::wait_phase(&cluster.client(), name, node, ProgressPhase::Verifying).await?;
+    held.kill().await?;
+    completes(cluster, name, 2).await?;
+    ensure!(served.asked() > 1, "a slot that was not proven was trusted");
+    Ok(())
+}
+
 async fn killed_staged(cluster: &Cluster, name: &'static str) -> Result<()> {
-    begin(cluster, name, "Stage", false).await?;
+    let served = begin(cluster, name, "Stage").await?;
     let node = cluster.node(name)?;
     objects::wait_phase(&cluster.client(), name, node, ProgressPhase::Staged).await?;
-    let before = cluster
-        .image_server()
-        .requests()
-        .iter()
-        .filter(|r| r.path() == path(name))
-        .count();
+    let before = served.asked();
     node.kill_agent().await;
     objects::patch(&cluster.kubectl(), name, &json!({"release": "Reboot"})).await?;
     completes(cluster, name, 2).await?;
-    let after = cluster
-        .image_server()
-        .requests()
-        .iter()
-        .filter(|r| r.path() == path(name))
-        .count();
-    ensure!(before == after, "a proven slot was fetched again");
+    ensure!(before == served.asked(), "a proven slot was fetched again");
     Ok(())
 }
 
 async fn killed_rebooting(cluster: &Cluster, name: &'static str) -> Result<()> {
-    begin(cluster, name, "Reboot", false).await?;
+    begin(cluster, name, "Reboot").await?;
     let node = cluster.node(name)?;
     objects::wait_phase(&cluster.client(), name, node, ProgressPhase::Rebooting).await?;
     node.kill_agent().await;
     completes(cluster, name, 2).await
 }
 
+/// Twice in the trial boot, before the new slot is the default.
 async fn killed_confirming(cluster: &Cluster, name: &'static str) -> Result<()> {
-    begin(cluster, name, "Reboot", false).await?;
-    let node = cluster.node(name)?;
-    node.wait_boot(2, LIMIT).await?;
+    begin(cluster, name, "Reboot").await?;
+    let (client, node) = (cluster.client(), cluster.node(name)?);
+    objects::wait_phase(&client, name, node, ProgressPhase::Rebooting).await?;
+    let lock = hold::confirming(&client, name, node).await?;
     node.kill_agent().await;
+    let pid = node.agent_pid();
+    wait::until("the agent to run again", LIMIT, || async {
+        let now = node.agent_pid();
+        Ok((now.is_some() && now != pid).then_some(()))
+    })
+    .await?;
+    node.kill_agent().await;
+    drop(lock);
     completes(cluster, name, 2).await
 }
 
 /// Killed again and again at ever other moments until it is done. The pauses grow, so that every
 /// phase has its end.
 async fn killed_all_the_time(cluster: &Cluster, name: &'static str) -> Result<()> {
-    begin(cluster, name, "Reboot", false).await?;
+    begin(cluster, name, "Reboot").await?;
     let (client, node) = (cluster.client(), cluster.node(name)?);
     for kill in 1..30 {
         tokio::time::sleep(Duration::from_millis(kill * 97)).await;
@@ -165,11 +196,11 @@ async fn killed_all_the_time(cluster: &Cluster, name: &'static str) -> Result<()
 }
 
 async fn cut_downloading(cluster: &Cluster, name: &'static str) -> Result<()> {
-    begin(cluster, name, "Reboot", true).await?;
+    let served = begin_slowly(cluster, name).await?;
     let node = cluster.node(name)?;
-    wait_asked(cluster, name, 1).await?;
+    served.wait_asked(1).await?;
     node.power_cut().await?;
-    cluster.image_server().cure(&path(name));
+    served.cure();
     let boot = node.power_on().await?;
     ensure!(
         boot.slot == SlotName::A,
@@ -179,7 +210,7 @@ async fn cut_downloading(cluster: &Cluster, name: &'static str) -> Result<()> {
 }
 
 async fn cut_staged(cluster: &Cluster, name: &'static str) -> Result<()> {
-    begin(cluster, name, "Stage", false).await?;
+    begin(cluster, name, "Stage").await?;
     let node = cluster.node(name)?;
     objects::wait_phase(&cluster.client(), name, node, ProgressPhase::Staged).await?;
     let boot = node.reset().await?;
@@ -193,7 +224,7 @@ async fn cut_staged(cluster: &Cluster, name: &'static str) -> Result<()> {
 
 /// The power goes after the switch: the next start is the trial.
 async fn cut_rebooting(cluster: &Cluster, name: &'static str) -> Result<()> {
-    begin(cluster, name, "Reboot", false).await?;
+    begin(cluster, name, "Reboot").await?;
     let node = cluster.node(name)?;
     objects::wait_phase(&cluster.client(), name, node, ProgressPhase::Rebooting).await?;
     let boot = node.reset().await?;
@@ -206,15 +237,12 @@ async fn cut_rebooting(cluster: &Cluster, name: &'static str) -> Result<()> {
 
 /// The power goes during the trial, before it is confirmed: the trial is over.
 async fn cut_confirming(cluster: &Cluster, name: &'static str) -> Result<()> {
-    begin(cluster, name, "Reboot", false).await?;
-    let node = cluster.node(name)?;
-    objects::wait_phase(&cluster.client(), name, node, ProgressPhase::Rebooting).await?;
+    begin(cluster, name, "Reboot").await?;
+    let (client, node) = (cluster.client(), cluster.node(name)?);
+    objects::wait_phase(&client, name, node, ProgressPhase::Rebooting).await?;
+    let lock = hold::confirming(&client, name, node).await?;
     node.kill_agent_and_hold().await;
-    let trial = node.reset().await?;
-    ensure!(
-        trial.slot == SlotName::B && trial.trial,
-        "the trial boot was not tried: {trial:?}"
-    );
+    drop(lock);
     let after = node.reset().await?;
     ensure!(
         after.slot == SlotName::A,
@@ -228,7 +256,7 @@ async fn cut_confirming(cluster: &Cluster, name: &'static str) -> Result<()> {
 async fn trial_fails(cluster: &Cluster, name: &'static str) -> Result<()> {
     let node = cluster.node(name)?;
     node.fail_trial_boots(1);
-    begin(cluster, name, "Reboot", false).await?;
+    begin(cluster, name, "Reboot").await?;
     rolls_back(cluster, name).await?;
     objects::patch(&cluster.kubectl(), name, &json!({"retryNonce": "again"})).await?;
     let completed =
@@ -241,26 +269,28 @@ async fn trial_fails(cluster: &Cluster, name: &'static str) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_killed_the_old_or_the_whole_new_system_boots() -> Result<()> {
     let names = [
+        "cut-confirming",
+        "killed-confirming",
+        "killed-at-the-first-gate",
+        "killed-held",
         "killed-downloading",
+        "killed-verifying",
         "killed-staged",
         "killed-rebooting",
-        "killed-confirming",
         "killed-all-the-time",
         "cut-downloading",
         "cut-staged",
         "cut-rebooting",
-        "cut-confirming",
         "trial-fails",
     ];
     let nodes = names.map(|name| {
         let mut node = cases::node(name);
-        if name.starts_with("cut-") && (name.ends_with("rebooting") || name.ends_with("confirming"))
-        {
-            // The agent says Rebooting and asks for the reboot a moment later. These are reset by
+        if name == "cut-rebooting" {
+            // The agent says Rebooting and asks for the reboot a moment later. This one is reset by
             // hand; here the request goes nowhere.
             node.agent_arguments
                 .push("--reboot=command:/bin/true".into());
-        } else if name.ends_with("rebooting") {
+        } else if name.ends_with("rebooting") || name.ends_with("confirming") {
             node.downtime = DOWNTIME;
         }
         node
@@ -272,33 +302,24 @@ async fn whatever_is_killed_the_old_or_the_whole_new_system_boots() -> Result<()
         ..ClusterOptions::default()
     })
     .await?;
-    cases::all(vec![
-        case(
-            "killed-downloading",
-            killed_downloading(&cluster, "killed-downloading"),
-        ),
-        case("killed-staged", killed_staged(&cluster, "killed-staged")),
-        case(
-            "killed-rebooting",
-            killed_rebooting(&cluster, "killed-rebooting"),
-        ),
-        case(
-            "killed-confirming",
-            killed_confirming(&cluster, "killed-confirming"),
-        ),
-        case(
-            "killed-all-the-time",
-            killed_all_the_time(&cluster, "killed-all-the-time"),
-        ),
-        case(
-            "cut-downloading",
-            cut_downloading(&cluster, "cut-downloading"),
-        ),
-        case("cut-staged", cut_staged(&cluster, "cut-staged")),
-        case("cut-rebooting", cut_rebooting(&cluster, "cut-rebooting")),
-        case("cut-confirming", cut_confirming(&cluster, "cut-confirming")),
-        case("trial-fails", trial_fails(&cluster, "trial-fails")),
-    ])
-    .await?;
+    let cases = names.map(|name| {
+        let does: Pin<Box<dyn Future<Output = Result<()>>>> = match name {
+            "killed-held" => Box::pin(killed_held(&cluster, name)),
+            "killed-at-the-first-gate" => Box::pin(killed_at_the_first_gate(&cluster, name)),
+            "killed-downloading" => Box::pin(killed_downloading(&cluster, name)),
+            "killed-verifying" => Box::pin(killed_verifying(&cluster, name)),
+            "killed-staged" => Box::pin(killed_staged(&cluster, name)),
+            "killed-rebooting" => Box::pin(killed_rebooting(&cluster, name)),
+            "killed-confirming" => Box::pin(killed_confirming(&cluster, name)),
+            "killed-all-the-time" => Box::pin(killed_all_the_time(&cluster, name)),
+            "cut-downloading" => Box::pin(cut_downloading(&cluster, name)),
+            "cut-staged" => Box::pin(cut_staged(&cluster, name)),
+            "cut-rebooting" => Box::pin(cut_rebooting(&cluster, name)),
+            "cut-confirming" => Box::pin(cut_confirming(&cluster, name)),
+            _ => Box::pin(trial_fails(&cluster, name)),
+        };
+        case(name, does)
+    });
+    cases::all(cases.into()).await?;
     cluster.stop().await
 }

@@ -294,6 +294,12 @@ impl Node {
         self.agent.daemon.stop().await;
     }
 
+    /// Once the agent has ended, as it does when the machine reboots, it is kept away until
+    /// [`start_agent`](Self::start_agent).
+    pub fn hold_agent(&self) {
+        self.agent.daemon.hold(true);
+    }
+
     /// Lets the agent run again, or for the first time.
     pub fn start_agent(&self) {
         self.agent.daemon.hold(false);
