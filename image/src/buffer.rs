@@ -9,8 +9,12 @@ use std::{
 /// asks for more of an address; one with larger sectors asks more of lengths, which [`PIECE`] satisfies.
 pub(crate) const ALIGNMENT: usize = 4096;
 
-/// Expanded bytes that are written, digested and compared at once. A multiple of every sector size.
+/// Expanded bytes that are digested, read back and compared at once. A multiple of every sector size.
 pub(crate) const PIECE: usize = 1 << 20;
+
+/// Expanded bytes that travel at once from the decoder to the writer, at most; a frame that is no larger is decoded
+/// in one go, beside others. What `pack` makes of an image is cut into frames of this size.
+pub(crate) const BLOCK: usize = 4 << 20;
 
 /// Bytes of the file that travel at once.
 pub(crate) const FILE_PIECE: usize = 256 << 10;
@@ -51,17 +55,35 @@ impl DerefMut for Buffer {
     }
 }
 
-/// A buffer and how much of it is filled.
+/// A buffer and which part of it is filled.
 #[derive(Debug)]
 pub(crate) struct Filled {
     pub(crate) buffer: Buffer,
+    pub(crate) start: usize,
     pub(crate) length: usize,
 }
 
 impl Filled {
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.buffer[..self.length]
+    /// Nothing yet, to be filled from `start` on.
+    pub(crate) fn from(buffer: Buffer, start: usize) -> Self {
+        Self {
+            buffer,
+            start,
+            length: 0,
+        }
     }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.start + self.length]
+    }
+}
+
+/// Whether there is nothing but zeros.
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
+    // Without a branch per byte, so that it is done in wide registers; most data is told by its first line.
+    bytes
+        .chunks(64)
+        .all(|line| line.iter().fold(0, |seen, byte| seen | byte) == 0)
 }
 
 /// The two ends of a circle of `count` buffers: who fills them takes from the receiver, who has used one gives it

@@ -1,12 +1,31 @@
-//! The one ioctl that no crate wraps.
-#![allow(unsafe_code)] // One of the two modules of the workspace where it is allowed; the block below says why.
+//! The ioctls that no crate wraps.
+#![allow(unsafe_code)] // One of the two modules of the workspace where it is allowed; the blocks below say why.
 
 use std::{fs::File, io};
 
-use rustix::ioctl::{NoArg, Opcode, ioctl, opcode};
+use rustix::{
+    io::Errno,
+    ioctl::{NoArg, Opcode, Setter, ioctl, opcode},
+};
 
 /// `BLKFLSBUF`, `_IO(0x12, 97)` in `linux/fs.h`.
 const BLKFLSBUF: Opcode = opcode::none(0x12, 97);
+
+/// `BLKZEROOUT`, `_IO(0x12, 127)` in `linux/fs.h`.
+const BLKZEROOUT: Opcode = opcode::none(0x12, 127);
+
+/// Makes a range of a block device zeros, and drops it from the page cache. The driver may know how to do that without
+/// writing; else the kernel writes zeros. Offset and length are whole sectors.
+pub(crate) fn zero_out(device: &File, offset: u64, length: u64) -> Result<(), Errno> {
+    // SAFETY: BLKZEROOUT reads two 64-bit numbers, start and length in bytes, and touches no other memory of this
+    // process. On a file that is no block device the number means nothing and is refused with ENOTTY.
+    unsafe {
+        ioctl(
+            device,
+            Setter::<BLKZEROOUT, [u64; 2]>::new([offset, length]),
+        )
+    }
+}
 
 /// Writes a block device's dirty pages and drops its clean ones. Needs `CAP_SYS_ADMIN`.
 pub(crate) fn drop_block_device_cache(device: &File) -> io::Result<()> {

@@ -9,6 +9,7 @@
 //! networks. It is synchronous: call it on a thread that may block.
 
 mod buffer;
+mod checkpoint;
 mod decode;
 mod device;
 mod digest;
@@ -16,11 +17,17 @@ mod error;
 mod install;
 mod kernel;
 mod progress;
+mod proof;
 mod stages;
+mod start;
 
+pub use checkpoint::{Checkpoint, CheckpointError};
 pub use decode::{Decoder, FrameHeader, Step, StreamError};
 pub use device::{Access, Device, HostDevice};
 pub use digest::Digest;
 pub use error::{Done, InstallError};
-pub use install::{ChecksumMatched, DEFAULT_WINDOW_LIMIT, Expectation, Installed, install};
-pub use progress::{Progress, Stage, StageTimes, Timed};
+pub use install::{
+    ChecksumMatched, DEFAULT_WINDOW_LIMIT, Expectation, Installed, Options, install, install_from,
+};
+pub use progress::{Observer, Progress, Stage, StageTimes, Timed};
+pub use start::Start;

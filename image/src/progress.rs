@@ -1,6 +1,25 @@
 //! What an observer sees of an installation.
 
-use std::time::Duration;
+use std::{ops::ControlFlow, time::Duration};
+
+use crate::Checkpoint;
+
+/// Who watches an installation, on the thread that called for it.
+pub trait Observer {
+    /// Something has changed. [`ControlFlow::Break`] ends the installation as [`crate::InstallError::Cancelled`].
+    fn progress(&mut self, progress: Progress) -> ControlFlow<()>;
+
+    /// The device is proven up to here, and an installation that is killed after this was kept can go on here.
+    fn checkpoint(&mut self, checkpoint: &Checkpoint) {
+        let _ = checkpoint;
+    }
+}
+
+impl<F: FnMut(Progress) -> ControlFlow<()> + ?Sized> Observer for F {
+    fn progress(&mut self, progress: Progress) -> ControlFlow<()> {
+        self(progress)
+    }
+}
 
 /// What is going on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -8,6 +27,8 @@ pub enum Stage {
     /// Bytes come in, are written, and are read back an epoch behind.
     #[default]
     Writing,
+    /// What an earlier run has proven is read again, before the rest is fetched ([`crate::Start::verify`]).
+    Resuming,
     /// The whole file has come and is written; the last epochs are read back, and where the checksum is not the
     /// file's the slot is read once more.
     Verifying,
@@ -24,7 +45,7 @@ pub struct Progress {
     pub written: u64,
     /// Of the image, read back from the medium and found equal.
     pub proven: u64,
-    /// Of the image, read once more for its SHA-256; only where the checksum is not the file's.
+    /// Of the image, read from the medium and in its SHA-256; only where that is wanted.
     pub hashed: u64,
     /// The image's whole size: as promised, else as its only frame says. None while nobody knows (several frames
     /// and no promise); it can become None when a second frame begins.
@@ -53,12 +74,16 @@ pub struct StageTimes {
     pub digest: Timed,
     /// Writes to the device.
     pub write: Timed,
+    /// Zeros that the device was asked to make of its own.
+    pub clear: Timed,
+    /// Bytes that the device held already, and reading them before writing.
+    pub unchanged: Timed,
     /// Flushes of the device, counted in the bytes they made durable.
     pub flush: Timed,
     /// Reads from the medium.
     pub read_back: Timed,
     /// Digests of what was read back.
     pub compare: Timed,
-    /// SHA-256 of the slot, where the checksum was not the file's.
+    /// SHA-256 of the slot, where it was wanted.
     pub hash_image: Timed,
 }

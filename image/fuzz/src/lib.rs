@@ -67,7 +67,7 @@ fn try_decode(file: &[u8], input: usize, output: usize) -> Result<Option<Vec<u8>
             if image.len() > ENOUGH {
                 return Ok(None);
             }
-            if step.frame.is_none() && step.produced < output {
+            if step.frame.is_none() && !step.ended && step.produced < output {
                 assert!(portion.is_empty(), "it stopped with room and input left");
                 break;
             }

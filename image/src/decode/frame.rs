@@ -13,6 +13,8 @@ pub struct FrameHeader {
     pub window: u64,
     /// The length of the expanded content in bytes, where the encoder knew it.
     pub content: Option<u64>,
+    /// Whether four bytes of checksum follow the last block.
+    pub checksum: bool,
 }
 
 /// What the bytes at a frame's beginning are.
@@ -80,7 +82,11 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
         _ => window(bytes[5]),
     };
     Parsed::Zstd {
-        header: FrameHeader { window, content },
+        header: FrameHeader {
+            window,
+            content,
+            checksum: descriptor & 0x04 != 0,
+        },
         length,
     }
 }
@@ -111,7 +117,11 @@ mod tests {
     #[test]
     fn fields_of_every_width() {
         let zstd = |window, content, length| Parsed::Zstd {
-            header: FrameHeader { window, content },
+            header: FrameHeader {
+                window,
+                content,
+                checksum: false,
+            },
             length,
         };
         // No content size; window exponent 0 mantissa 0, and the largest there is.

@@ -1,5 +1,6 @@
 //! The compressed stream, frame by frame.
 
+mod body;
 mod frame;
 mod sniff;
 
@@ -10,6 +11,7 @@ use zstd::{
     zstd_safe::{InBuffer, OutBuffer},
 };
 
+pub(crate) use body::Body;
 pub use frame::FrameHeader;
 use frame::{MAX_HEADER, Parsed};
 pub(crate) use sniff::SNIFFED;
@@ -45,14 +47,28 @@ pub struct Step {
     pub produced: usize,
     /// A frame has begun, and none of its content has been produced yet.
     pub frame: Option<FrameHeader>,
+    /// A frame has ended with the last byte consumed.
+    pub ended: bool,
+}
+
+/// The header of a frame that is decoded elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Diverted {
+    bytes: [u8; MAX_HEADER],
+    length: usize,
+}
+
+impl Diverted {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
 }
 
 /// Decodes a stream of zstd frames into the caller's buffers.
 ///
 /// Skippable frames are skipped wherever they stand. A frame's checksum, where it has one, is checked. The only
 /// memory that grows with the input is the window of the largest frame, and a frame whose window is over the limit
-/// is refused by its header. (Seek tables and frames decoded side by side would stand beside this type, with the
-/// same headers.)
+/// is refused by its header.
 pub struct Decoder {
     context: Context<'static>,
     window_limit: u64,
@@ -100,6 +116,26 @@ impl Decoder {
         })
     }
 
+    /// A decoder for the rest of a stream of which some frames have been decoded before.
+    pub(crate) fn between_frames(mut self) -> Self {
+        self.frames = self.frames.max(1);
+        self
+    }
+
+    /// Takes away the frame that has just begun: its body does not come here, and what follows it does.
+    pub(crate) fn divert(&mut self) -> Option<Diverted> {
+        let Position::Fed {
+            bytes,
+            length,
+            fed: 0,
+        } = self.position
+        else {
+            return None;
+        };
+        self.position = BETWEEN_FRAMES;
+        Some(Diverted { bytes, length })
+    }
+
     /// Tells a zstd stream from everything else by its first bytes ([`SNIFFED`] of them, or the whole file).
     pub(crate) fn recognise(head: &[u8]) -> Result<(), StreamError> {
         if frame::is_frame(head) {
@@ -109,7 +145,7 @@ impl Decoder {
         }
     }
 
-    /// Goes on until the input is used up, the output is full, or a frame begins.
+    /// Goes on until the input is used up, the output is full, or a frame begins or ends.
     ///
     /// With an output of no bytes it stops before content; whether there is more is told by a call with room.
     pub fn decode(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, StreamError> {
@@ -181,6 +217,8 @@ impl Decoder {
                     step.produced += made;
                     if ended {
                         self.position = BETWEEN_FRAMES;
+                        step.ended = true;
+                        return Ok(step);
                     } else if taken == 0 && made == 0 {
                         // It waits for more input: what it holds back it would have put out, since there is room.
                         return Ok(step);
@@ -236,7 +274,8 @@ mod tests {
                 piece = &piece[step.consumed..];
                 image.extend_from_slice(&buffer[..step.produced]);
                 frames += usize::from(step.frame.is_some());
-                if piece.is_empty() && step.produced < output && step.frame.is_none() {
+                let stopped = step.frame.is_some() || step.ended;
+                if piece.is_empty() && step.produced < output && !stopped {
                     break;
                 }
             }

@@ -10,7 +10,10 @@ use std::{
     },
 };
 
-use rustix::fs::{Advice, OFlags, fadvise, fcntl_getfl, ioctl_blksszget};
+use rustix::{
+    fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate, fcntl_getfl, ioctl_blksszget},
+    io::Errno,
+};
 
 use crate::{
     buffer::{ALIGNMENT, Buffer},
@@ -126,6 +129,23 @@ impl Device for HostDevice {
             Some(direct) if whole_sectors > 0 => direct.write_at(&bytes[..whole_sectors], offset),
             _ => self.file.write_at(bytes, offset),
         }
+    }
+
+    /// `BLKZEROOUT` on a block device, a hole in a file.
+    fn clear_at(&self, offset: u64, length: u64) -> io::Result<()> {
+        let cleared = if self.block_device {
+            kernel::zero_out(&self.file, offset, length)
+        } else {
+            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            fallocate(&self.file, hole, offset, length)
+        };
+        cleared.map_err(|errno| match errno {
+            // Sectors larger than a page; a file system or a driver without it.
+            Errno::INVAL | Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS | Errno::PERM => {
+                io::ErrorKind::Unsupported.into()
+            }
+            errno => errno.into(),
+        })
     }
 
     fn flush(&self) -> io::Result<()> {

@@ -24,6 +24,16 @@ pub trait Device: Send + Sync {
     /// Writes some of `bytes` at `offset`; how many, is returned.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
 
+    /// Makes `length` bytes at `offset` zeros without any being transferred: what is read there afterwards is zeros, and
+    /// a flush makes that durable as it does a write. Whole pages; all or nothing where it returns.
+    ///
+    /// [`io::ErrorKind::Unsupported`], which is also what it says when not implemented, means that this device cannot:
+    /// zeros are then written.
+    fn clear_at(&self, offset: u64, length: u64) -> io::Result<()> {
+        let _ = (offset, length);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Makes all that was written durable. Called beside writes on another thread; covers those that have returned.
     fn flush(&self) -> io::Result<()>;
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    checkpoint::Checkpoint,
     error::{Done, InstallError},
     progress::{Progress, Timed},
 };
@@ -18,36 +19,45 @@ pub(crate) struct Control {
     state: Mutex<State>,
     changed: Condvar,
     stopped: AtomicBool,
+    hash_image: AtomicBool,
 }
 
 struct State {
     progress: Progress,
+    /// The newest that nobody has seen.
+    checkpoint: Option<Checkpoint>,
     failure: Option<InstallError>,
     running: usize,
 }
 
-/// What the calling thread waits for.
-pub(crate) enum Seen {
-    /// The progress is no longer what it was.
-    Changed(Progress),
-    /// No stage runs any more.
-    Ended,
-}
-
 impl Control {
-    pub(crate) fn new(total: Option<u64>) -> Self {
+    pub(crate) fn new(progress: Progress) -> Self {
         Self {
             state: Mutex::new(State {
-                progress: Progress {
-                    total,
-                    ..Progress::default()
-                },
+                progress,
+                checkpoint: None,
                 failure: None,
                 running: 0,
             }),
             changed: Condvar::new(),
             stopped: AtomicBool::new(false),
+            hash_image: AtomicBool::new(false),
         }
+    }
+
+    /// Wants the SHA-256 of what is read back. To be said before the first piece is.
+    pub(crate) fn hash_the_image(&self) {
+        self.hash_image.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn hashes_the_image(&self) -> bool {
+        self.hash_image.load(Ordering::Relaxed)
+    }
+
+    /// Hands a checkpoint to the calling thread; a newer one takes the place of one that it has not seen.
+    pub(crate) fn checkpoint(&self, checkpoint: Checkpoint) {
+        self.state().checkpoint = Some(checkpoint);
+        self.changed.notify_all();
     }
 
     /// Nothing is left half changed under this lock, so that a panic elsewhere does not spoil it.
@@ -108,17 +118,17 @@ impl Control {
         Running(self)
     }
 
-    /// Waits until the progress differs from `known` or all stages have returned.
-    pub(crate) fn wait(&self, known: Progress) -> Seen {
-        let state = self
+    /// Waits until the progress differs from `known` or there is a checkpoint; None when all stages have returned.
+    pub(crate) fn wait(&self, known: Progress) -> Option<(Progress, Option<Checkpoint>)> {
+        let nothing =
+            |s: &mut State| s.running > 0 && s.progress == known && s.checkpoint.is_none();
+        let mut state = self
             .changed
-            .wait_while(self.state(), |s| s.running > 0 && s.progress == known)
+            .wait_while(self.state(), nothing)
             .unwrap_or_else(PoisonError::into_inner);
-        if state.progress == known {
-            Seen::Ended
-        } else {
-            Seen::Changed(state.progress)
-        }
+        let checkpoint = state.checkpoint.take();
+        let seen = state.progress != known || checkpoint.is_some();
+        seen.then_some((state.progress, checkpoint))
     }
 }
 

@@ -1,9 +1,12 @@
 //! The stages of an installation, each on a thread of its own.
 //!
 //! ```text
-//! receive ──256 KiB──▶ expand ──1 MiB──▶ write ──64 pieces──▶ read back ──1 MiB──▶ prove
-//!  reader               SHA-256 of file   digest               flush                digest, compare
-//!                       decoder           device's writes      device's reads
+//! receive ──256 KiB──▶ expand ──4 MiB──▶ write ──64 MiB──▶ medium ──1 MiB──▶ prove ──1 MiB──▶ hash
+//!  reader               SHA-256 of file   zeros, digest     flush             digest, compare   SHA-256 of the image,
+//!                       decoder           device's writes   device's reads    checkpoints       for a packed image
+//!                         │    ▲
+//!                         ▼    │ small frames, several at a time
+//!                       side by side
 //! ```
 //!
 //! What is written and what is read back meet as digests, so that no more of the image is in memory than is on its
@@ -16,8 +19,10 @@
 
 pub(crate) mod control;
 pub(crate) mod expand;
+pub(crate) mod medium;
 pub(crate) mod prove;
-pub(crate) mod read_back;
 pub(crate) mod receive;
 pub(crate) mod run;
+pub(crate) mod segments;
+pub(crate) mod side_by_side;
 pub(crate) mod write;

@@ -5,61 +5,108 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    Digest,
     buffer::Buffer,
+    checkpoint::Checkpoint,
     error::InstallError,
     progress::Timed,
-    stages::{control::Control, read_back::Held},
+    proof::{Chain, Mark},
+    stages::{
+        control::Control,
+        medium::{Held, Piece},
+    },
 };
 
-/// Compares every piece with what was written.
+/// Compares every piece with what was written and hands it on. At the end of an epoch in which a frame ended where a
+/// piece did, there is a checkpoint, if somebody has given it a binding.
 pub(crate) fn compare(
     device: &str,
+    mut chain: Chain,
+    binding: Option<[u8; 32]>,
     held: &Receiver<Held>,
-    used: &SyncSender<Buffer>,
+    looked_at: &SyncSender<Held>,
     control: &Control,
 ) -> Option<Timed> {
     let mut compare = Timed::default();
+    let mut checkpoint = None;
     loop {
-        let Held::Piece {
-            offset,
-            bytes,
-            written,
-        } = held.recv().ok()?
-        else {
-            return Some(compare);
-        };
-        let digest = compare.time(bytes.length, || blake3::hash(bytes.bytes()));
-        let length = bytes.length as u64;
-        if written != Some(digest) {
-            return control.fail(InstallError::ReadBackMismatch {
-                device: device.to_owned(),
-                offset,
-                length,
-                proven: control.proven(),
-            });
+        match held.recv().ok()? {
+            Held::Piece(mut piece) => {
+                let length = piece.bytes.length;
+                let mark = compare.time(length, || Mark::of(piece.bytes.bytes()));
+                if piece.written != Some(mark) {
+                    return control.fail(InstallError::ReadBackMismatch {
+                        device: device.to_owned(),
+                        offset: piece.offset,
+                        length: length as u64,
+                        proven: control.proven(),
+                    });
+                }
+                chain.add(length, mark);
+                let proven = piece.offset + length as u64;
+                control.update(|p| p.proven = proven);
+                if let Some(boundary) = piece.boundary.take()
+                    && let Some((binding, chain)) = binding.zip(chain.digest())
+                {
+                    checkpoint = Some(Checkpoint {
+                        binding,
+                        file_bytes: boundary.file_bytes,
+                        image_bytes: proven,
+                        chain,
+                        file_hash: boundary.file_hash,
+                    });
+                }
+                looked_at.send(Held::Piece(piece)).ok()?;
+            }
+            Held::Epoch => {
+                if let Some(checkpoint) = checkpoint.take() {
+                    control.checkpoint(checkpoint);
+                }
+            }
+            Held::End => {
+                looked_at.send(Held::End).ok()?;
+                return Some(compare);
+            }
         }
-        control.update(|p| p.proven = offset + length);
-        // The reader may be done and gone.
-        let _ = used.send(bytes.buffer);
     }
 }
 
-/// The SHA-256 of all pieces.
+/// The marks of all pieces, which are handed on.
+pub(crate) fn chain(held: &Receiver<Held>, looked_at: &SyncSender<Held>) -> Option<Chain> {
+    let mut chain = Chain::default();
+    loop {
+        let held = held.recv().ok()?;
+        if let Held::Piece(piece) = &held {
+            chain.add(piece.bytes.length, Mark::of(piece.bytes.bytes()));
+        }
+        let ended = matches!(held, Held::End);
+        looked_at.send(held).ok()?;
+        if ended {
+            return Some(chain);
+        }
+    }
+}
+
+/// The SHA-256 of all pieces, where it is wanted, after those that went into `hasher` before. The pieces' way ends here.
 pub(crate) fn hash(
+    mut hasher: Sha256,
     held: &Receiver<Held>,
     used: &SyncSender<Buffer>,
     control: &Control,
-) -> Option<(Digest, Timed)> {
-    let mut hasher = Sha256::new();
+) -> Option<(Sha256, Timed)> {
     let mut hash_image = Timed::default();
     loop {
-        let Held::Piece { offset, bytes, .. } = held.recv().ok()? else {
-            return Some((Digest::of(hasher), hash_image));
-        };
-        hash_image.time(bytes.length, || hasher.update(bytes.bytes()));
-        control.update(|p| p.hashed = offset + bytes.length as u64);
-        // The reader may be done and gone.
-        let _ = used.send(bytes.buffer);
+        match held.recv().ok()? {
+            Held::Piece(Piece { offset, bytes, .. }) => {
+                // Decided before the first piece was written.
+                if control.hashes_the_image() {
+                    hash_image.time(bytes.length, || hasher.update(bytes.bytes()));
+                    control.update(|p| p.hashed = offset + bytes.length as u64);
+                }
+                // The reader may be done and gone.
+                let _ = used.send(bytes.buffer);
+            }
+            Held::Epoch => {}
+            Held::End => return Some((hasher, hash_image)),
+        }
     }
 }

@@ -33,10 +33,7 @@ pub(crate) fn receive(
 ) -> Option<Timed> {
     let mut receive = Timed::default();
     loop {
-        let mut portion = Filled {
-            buffer: empty.recv().ok()?,
-            length: 0,
-        };
+        let mut portion = Filled::from(empty.recv().ok()?, 0);
         let mut ended = false;
         while portion.length < WORTH_SENDING && !ended {
             if control.stopped() {
@@ -54,7 +51,7 @@ pub(crate) fn receive(
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     return control.fail(InstallError::Source {
-                        file_bytes: receive.bytes,
+                        file_bytes: control.progress().file_bytes,
                         error,
                     });
                 }

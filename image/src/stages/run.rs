@@ -2,21 +2,25 @@
 
 use std::{
     io::{self, Read},
-    ops::ControlFlow,
     panic::resume_unwind,
-    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    sync::{
+        Mutex,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
     thread::{self, Scope, ScopedJoinHandle},
 };
 
+use sha2::Sha256;
+
 use crate::{
-    Decoder, Device, Digest, InstallError, Progress, StageTimes, Timed,
-    buffer::{self, Buffer, FILE_PIECE, PIECE},
+    Decoder, Device, Digest, InstallError, Observer, Progress, StageTimes, Start, Timed,
+    buffer::{self, ALIGNMENT, BLOCK, Buffer, FILE_PIECE, PIECE},
+    proof::Chain,
     stages::{
-        control::{Control, Seen},
-        expand::{self, Bounds, Expanded},
-        prove,
-        read_back::{self, Held, Medium},
-        receive,
+        control::Control,
+        expand::{self, BATCH_LIMIT, Bounds, Expanded},
+        medium::{self, Held, Medium},
+        prove, receive, side_by_side,
         write::{self, PIECES_PER_EPOCH},
     },
 };
@@ -24,19 +28,26 @@ use crate::{
 /// Buffers between the receiver and the expander: 4 MiB.
 const FILE_BUFFERS: usize = 16;
 
-/// Buffers between the expander and the writer: 32 MiB, which the decoder fills while the device is slow.
-const PIECE_BUFFERS: usize = 32;
+/// Blocks between the expander and the writer: 32 MiB.
+const BLOCKS: usize = 8;
+
+/// Batches that are collected or decoded: 16 MiB where nothing compresses.
+const BATCHES: usize = 4;
+
+/// More would have nothing to decode: so many batches are there at most, one of them being collected.
+const MOST_DECODERS: usize = BATCHES - 1;
 
 /// Buffers between the reader of the medium and who looks at them: 4 MiB.
 const READ_BACK_BUFFERS: usize = 4;
 
-/// One epoch is being written, one is waiting, one is being read back.
-const EPOCHS: usize = 3;
+/// One epoch is being written, one is being read back. So no more than two are written and not proven, which is what a
+/// crash costs.
+const EPOCHS: usize = 2;
 
 /// The calling thread: it shows the observer what changes and hands on its word.
 pub(crate) struct Watcher<'a> {
     control: &'a Control,
-    observer: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
+    observer: &'a mut dyn Observer,
     shown: Progress,
 }
 
@@ -44,10 +55,10 @@ impl<'a> Watcher<'a> {
     /// Shows the observer the beginning.
     pub(crate) fn new(
         control: &'a Control,
-        observer: &'a mut dyn FnMut(Progress) -> ControlFlow<()>,
+        observer: &'a mut dyn Observer,
     ) -> Result<Self, InstallError> {
         let shown = control.progress();
-        if observer(shown).is_break() {
+        if observer.progress(shown).is_break() {
             return Err(cancelled(control));
         }
         Ok(Self {
@@ -60,9 +71,14 @@ impl<'a> Watcher<'a> {
     /// Returns when no stage runs any more.
     fn watch(&mut self) {
         let mut listening = true;
-        while let Seen::Changed(progress) = self.control.wait(self.shown) {
+        while let Some((progress, checkpoint)) = self.control.wait(self.shown) {
+            // What is proven stays proven, whatever the observer said.
+            if let Some(checkpoint) = checkpoint {
+                self.observer.checkpoint(&checkpoint);
+            }
+            let changed = progress != self.shown;
             self.shown = progress;
-            if listening && (self.observer)(progress).is_break() {
+            if listening && changed && self.observer.progress(progress).is_break() {
                 listening = false;
                 self.control.fail::<()>(cancelled(self.control));
             }
@@ -76,100 +92,199 @@ fn cancelled(control: &Control) -> InstallError {
     }
 }
 
+/// What the stages are told.
+pub(crate) struct Orders<'a> {
+    pub(crate) device: &'a dyn Device,
+    pub(crate) bounds: Bounds<'a>,
+    pub(crate) decoder: Decoder,
+    pub(crate) start: Start,
+    pub(crate) compare_before_write: bool,
+    pub(crate) binding: Option<[u8; 32]>,
+}
+
+/// What has come of them.
+pub(crate) struct Streamed {
+    pub(crate) expanded: Expanded,
+    /// Of the image as read back, where it was wanted.
+    pub(crate) image_digest: Option<Digest>,
+    pub(crate) times: StageTimes,
+}
+
 /// From the source to a device on which every piece is proven.
+#[allow(
+    clippy::too_many_lines,
+    reason = "all stages and what connects them, in one view"
+)]
 pub(crate) fn stream(
     source: &mut (dyn Read + Send),
-    device: &dyn Device,
-    bounds: &Bounds<'_>,
-    decoder: Decoder,
+    orders: Orders<'_>,
     watcher: &mut Watcher<'_>,
-) -> Result<(Expanded, StageTimes), InstallError> {
+) -> Result<Streamed, InstallError> {
     let control = watcher.control;
+    let Orders {
+        device,
+        bounds,
+        decoder,
+        start,
+        compare_before_write,
+        binding,
+    } = orders;
+    let bounds = &bounds;
     let (portion_used, portion_empty) = buffer::pool(FILE_BUFFERS, FILE_PIECE);
-    let (piece_used, piece_empty) = buffer::pool(PIECE_BUFFERS, PIECE);
-    let (epoch_used, epoch_empty) = sync_channel(EPOCHS);
-    for _ in 0..EPOCHS {
-        // There is room, and the receiver is right here.
-        let _ = epoch_used.send(Vec::with_capacity(PIECES_PER_EPOCH));
-    }
+    // With room for the beginning of a page in front.
+    let (block_used, block_empty) = buffer::pool(BLOCKS, BLOCK + ALIGNMENT);
+    let (batch_used, batch_spare) = refilled(BATCHES, || Vec::with_capacity(BATCH_LIMIT));
+    let (epoch_used, epoch_empty) = refilled(EPOCHS, || Vec::with_capacity(PIECES_PER_EPOCH));
     // One more than there are buffers: the word that it is the end.
     let (portions_out, portions_in) = sync_channel(FILE_BUFFERS + 1);
-    let (pieces_out, pieces_in) = sync_channel(PIECE_BUFFERS + 1);
+    let (arrivals_out, arrivals_in) = sync_channel(2 * BLOCKS + 1);
+    let (batches_out, batches_in) = sync_channel(BATCHES);
+    // One for each batch that can have a block, so that no decoder waits for the writer.
+    let (results_out, results_in) = (0..BLOCKS).map(|_| sync_channel(1)).unzip();
     let (epochs_out, epochs_in) = sync_channel(EPOCHS + 1);
     let (medium, held) = medium(device, control);
+    let (looked_at_out, looked_at_in) = sync_channel(READ_BACK_BUFFERS + 1);
+    let batches_in = &Mutex::new(batches_in);
+    let batch_used = &batch_used;
     let expand_ends = expand::Ends {
         portions: portions_in,
         used: portion_used,
-        pieces: pieces_out,
-        empty: piece_empty,
+        arrivals: arrivals_out,
+        empty: block_empty,
+        batches: batches_out,
+        spare: batch_spare,
+        results: results_out,
     };
     let write_ends = write::Ends {
-        pieces: pieces_in,
-        used: piece_used,
+        arrivals: arrivals_in,
+        results: results_in,
+        used: block_used,
         epochs: epochs_out,
         empty: epoch_empty,
     };
+    let image_bytes = start.image_bytes;
+    let image_hash = start.image_hash.clone();
+    let chain = start.chain.clone();
+    let beginning = start.into_beginning();
 
     let ended = thread::scope(|scope| {
+        let hash = spawn(scope, "image-hash", control, move || {
+            prove::hash(image_hash, &looked_at_in, &held.used, control)
+        })?;
         let prove = spawn(scope, "image-prove", control, move || {
-            prove::compare(bounds.device, &held.pieces, &held.used, control)
+            prove::compare(
+                bounds.device,
+                chain,
+                binding,
+                &held.pieces,
+                &looked_at_out,
+                control,
+            )
         })?;
         let read_back = spawn(scope, "image-read-back", control, move || {
             medium.follow(&epochs_in, &epoch_used)
         })?;
         let write = spawn(scope, "image-write", control, move || {
-            write::write(device, &write_ends, control)
+            write::write(
+                device,
+                image_bytes,
+                compare_before_write,
+                &write_ends,
+                control,
+            )
         })?;
+        let decoders = (0..decoders())
+            .map(|_| {
+                spawn(scope, "image-decode", control, move || {
+                    side_by_side::decode(batches_in, batch_used)
+                })
+            })
+            .collect::<Result<Vec<_>, _>>()?;
         let expand = spawn(scope, "image-expand", control, move || {
-            expand::expand(decoder, bounds, &expand_ends, control)
+            expand::expand(decoder, beginning, bounds, &expand_ends, control)
         })?;
         let receive = spawn(scope, "image-receive", control, move || {
             receive::receive(source, &portion_empty, &portions_out, control)
         })?;
         watcher.watch();
         // All are waited for before any is judged.
+        let decoded: Vec<_> = decoders.into_iter().map(join).collect();
         let sides = (
             join(receive).zip(join(expand)),
             join(write).zip(join(read_back)),
+            join(prove).zip(join(hash)),
         );
-        Ok(sides.0.zip(sides.1).zip(join(prove)))
+        Ok(sides.0.zip(sides.1).zip(sides.2).zip(Some(decoded)))
     })?;
 
-    let (((receive, expanded), (write, read_back)), compare) = verdict(ended, control)?;
+    let ((((receive, expanded), (write, read_back)), (compare, hash)), decoded) =
+        verdict(ended, control)?;
+    let (image_hash, hash_image) = hash;
+    let mut decode = expanded.decode;
+    for one in decoded.into_iter().flatten() {
+        decode.bytes += one.bytes;
+        decode.busy += one.busy;
+    }
     let times = StageTimes {
         receive,
         hash_file: expanded.hash_file,
-        decode: expanded.decode,
+        decode,
         digest: write.digest,
         write: write.write,
+        clear: write.clear,
+        unchanged: write.unchanged,
         flush: read_back.flush,
         read_back: read_back.read_back,
         compare,
-        hash_image: Timed::default(),
+        hash_image,
     };
-    Ok((expanded, times))
+    Ok(Streamed {
+        expanded,
+        image_digest: control.hashes_the_image().then(|| Digest::of(image_hash)),
+        times,
+    })
 }
 
-/// The SHA-256 of the first `length` bytes as the medium holds them.
-pub(crate) fn hash_image(
+/// Decoders of batches: one for each core.
+fn decoders() -> usize {
+    thread::available_parallelism().map_or(1, |cores| cores.get().min(MOST_DECODERS))
+}
+
+/// Things that go round, as [`buffer::pool`].
+fn refilled<T>(count: usize, make: impl Fn() -> T) -> (SyncSender<T>, Receiver<T>) {
+    let (give, take) = sync_channel(count);
+    for _ in 0..count {
+        // There is room, and the receiver is right here.
+        let _ = give.send(make());
+    }
+    (give, take)
+}
+
+/// What the first `length` bytes are, as the medium holds them: the marks of their pieces and their SHA-256.
+pub(crate) fn read_again(
     device: &dyn Device,
     length: u64,
     watcher: &mut Watcher<'_>,
-) -> Result<(Digest, Timed), InstallError> {
+) -> Result<(Chain, Sha256, Timed), InstallError> {
     let control = watcher.control;
+    control.hash_the_image();
     let (medium, held) = medium(device, control);
+    let (looked_at_out, looked_at_in) = sync_channel(READ_BACK_BUFFERS + 1);
     let ended = thread::scope(|scope| {
         let hash = spawn(scope, "image-hash", control, move || {
-            prove::hash(&held.pieces, &held.used, control)
+            prove::hash(Sha256::default(), &looked_at_in, &held.used, control)
+        })?;
+        let chain = spawn(scope, "image-prove", control, move || {
+            prove::chain(&held.pieces, &looked_at_out)
         })?;
         let read = spawn(scope, "image-read-back", control, move || {
             medium.read_again(length)
         })?;
         watcher.watch();
-        Ok(join(read).zip(join(hash)))
+        Ok(join(read).zip(join(chain)).zip(join(hash)))
     })?;
-    let ((), hash) = verdict(ended, control)?;
-    Ok(hash)
+    let (((), chain), (hash, times)) = verdict(ended, control)?;
+    Ok((chain, hash, times))
 }
 
 /// The end of the medium's pieces where they are looked at.
@@ -186,7 +301,7 @@ fn medium<'a>(device: &'a dyn Device, control: &'a Control) -> (Medium<'a>, Held
         control,
         held,
         empty,
-        times: read_back::Times::default(),
+        times: medium::Times::default(),
     };
     (medium, HeldEnds { pieces, used })
 }

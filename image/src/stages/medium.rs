@@ -10,20 +10,33 @@ use crate::{
     buffer::{ALIGNMENT, Buffer, Filled, PIECE},
     error::InstallError,
     progress::Timed,
+    proof::Mark,
     stages::{
         control::Control,
+        expand::Boundary,
         write::{Epoch, Written},
     },
 };
 
-/// What the medium holds, and for a piece that was just written what it should hold.
+/// What the medium holds.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all are pieces, and nothing is allocated for one"
+)]
 pub(crate) enum Held {
-    Piece {
-        offset: u64,
-        bytes: Filled,
-        written: Option<blake3::Hash>,
-    },
+    Piece(Piece),
+    /// An epoch has been read back.
+    Epoch,
     End,
+}
+
+pub(crate) struct Piece {
+    pub(crate) offset: u64,
+    pub(crate) bytes: Filled,
+    /// What it should be, where it was just written.
+    pub(crate) written: Option<Mark>,
+    /// Where this is the end of a frame.
+    pub(crate) boundary: Option<Boundary>,
 }
 
 #[derive(Default)]
@@ -64,8 +77,15 @@ impl Medium<'_> {
                 });
             }
             for written in epoch.drain(..) {
-                self.piece(written.offset, written.length, Some(written.digest))?;
+                let Written {
+                    offset,
+                    length,
+                    mark,
+                    boundary,
+                } = written;
+                self.piece(offset, length, Some(mark), boundary)?;
             }
+            self.held.send(Held::Epoch).ok()?;
             // The writer may be done and gone.
             let _ = used.send(epoch);
         }
@@ -76,13 +96,19 @@ impl Medium<'_> {
         let mut offset = 0;
         while offset < length {
             let wanted = usize::try_from(length - offset).unwrap_or(PIECE).min(PIECE);
-            self.piece(offset, wanted, None)?;
+            self.piece(offset, wanted, None, None)?;
             offset += wanted as u64;
         }
         self.held.send(Held::End).ok()
     }
 
-    fn piece(&mut self, offset: u64, length: usize, written: Option<blake3::Hash>) -> Option<()> {
+    fn piece(
+        &mut self,
+        offset: u64,
+        length: usize,
+        written: Option<Mark>,
+        boundary: Option<Boundary>,
+    ) -> Option<()> {
         if self.control.stopped() {
             return None;
         }
@@ -98,14 +124,17 @@ impl Medium<'_> {
                 error,
             });
         }
-        let bytes = Filled { buffer, length };
-        self.held
-            .send(Held::Piece {
-                offset,
-                bytes,
-                written,
-            })
-            .ok()
+        let piece = Piece {
+            offset,
+            bytes: Filled {
+                buffer,
+                start: 0,
+                length,
+            },
+            written,
+            boundary,
+        };
+        self.held.send(Held::Piece(piece)).ok()
     }
 }
 
@@ -114,7 +143,7 @@ impl Medium<'_> {
 ///
 /// Whole pages are asked for, which direct I/O wants; what lies beyond `length` is not looked at, and a device that
 /// ends there reads short.
-fn read_all(
+pub(crate) fn read_all(
     device: &dyn Device,
     buffer: &mut Buffer,
     length: usize,
