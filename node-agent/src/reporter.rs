@@ -141,12 +141,13 @@ impl Reporter {
         let mut backoff = Backoff::default();
         loop {
             let pause = self.write_newest(&mut backoff).await;
+            // A failed write is not hurried by news; one that is merely not due yet is, if they are worth it.
+            let hears = pause.is_none() || backoff.is_fresh();
             tokio::select! {
-                // A failed write is not hurried by news.
                 () = tokio::time::sleep(pause.unwrap_or(Duration::MAX)), if pause.is_some() => {}
-                Ok(()) = newest.changed(), if pause.is_none() || backoff.is_fresh() => {}
-                Ok(()) = live.changed(), if pause.is_none() => {}
-                Ok(()) = changed.changed(), if pause.is_none() => {}
+                Ok(()) = newest.changed(), if hears => {}
+                Ok(()) = live.changed(), if hears => {}
+                Ok(()) = changed.changed(), if hears => {}
             }
         }
     }
@@ -239,8 +240,17 @@ mod tests {
     use super::*;
     use crate::{next::View, record::End};
 
-    /// A reporter whose API server answers every request with `answers` in turn, and the requests it got.
-    fn reporter(answers: Vec<serde_json::Value>) -> (Reporter, Objects, Arc<Mutex<Vec<String>>>) {
+    /// A reporter with an API server of its own.
+    struct Desk {
+        reporter: Reporter,
+        objects: Objects,
+        live: watch::Sender<Live>,
+        /// The requests so far.
+        asked: Arc<Mutex<Vec<String>>>,
+    }
+
+    /// The API server answers every request with the next of `answers`.
+    fn desk(answers: Vec<serde_json::Value>) -> Desk {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let requests = Arc::clone(&asked);
         let answers = Arc::new(Mutex::new(answers.into_iter()));
@@ -254,14 +264,20 @@ mod tests {
             }
         });
         let objects = Objects::default();
+        let (live, shown) = watch::channel(Live::default());
         let reporter = Reporter::new(
             Client::new(server, "default"),
             objects.clone(),
-            watch::channel(Live::default()).1,
+            shown,
             Rate::default(),
             Metrics::register(&mut prometheus_client::registry::Registry::default()),
         );
-        (reporter, objects, asked)
+        Desk {
+            reporter,
+            objects,
+            live,
+            asked,
+        }
     }
 
     fn object(uid: &str, revision: u32, cancel: bool) -> serde_json::Value {
@@ -274,7 +290,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_fresh_read_is_the_storages_and_not_older_than_what_was_heard() {
-        let (reporter, objects, asked) = reporter(vec![
+        let Desk {
+            reporter,
+            objects,
+            asked,
+            ..
+        } = desk(vec![
             object("u", 99, true),
             object("u", 100, false),
             object("u", 101, true),
@@ -304,6 +325,44 @@ mod tests {
                 "{uri} may be answered from a cache"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_phase_does_not_wait_until_bytes_are_due() {
+        let answers = (101..110).map(|revision| object("u", revision, false));
+        let desk = desk(answers.collect());
+        desk.objects.list(vec![
+            serde_json::from_value(object("u", 100, false)).unwrap(),
+        ]);
+        let asked = || desk.asked.lock().unwrap().len();
+        let until = async |count| {
+            let reached = async {
+                while asked() < count {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let limit = Duration::from_secs(5);
+            let reached = tokio::time::timeout(limit, reached).await;
+            assert!(reached.is_ok(), "{} of {count} writes", asked());
+        };
+        let running = tokio::spawn(desk.reporter.clone().run());
+        let mut attempt = Attempt::queued("p", "u", 1);
+        attempt.accepted = true;
+        attempt.writing = true;
+        desk.reporter.show(&attempt);
+        until(1).await;
+        desk.live.send_modify(|live| {
+            live.bytes_done = 50;
+            live.bytes_total = 100;
+        });
+        // The writer sees that, and that it is not due.
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(asked(), 1, "bytes alone wait");
+        desk.live.send_modify(|live| live.verifying = true);
+        until(2).await;
+        running.abort();
     }
 
     #[test]
