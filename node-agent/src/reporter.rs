@@ -235,10 +235,14 @@ fn is_shown(attempt: &Attempt) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use monok8s_api::reason::ProgressPhase;
+    use monok8s_api::{osupgradeprogress::ImageRef, reason::ProgressPhase};
+    use monok8s_boot::SlotName;
 
     use super::*;
-    use crate::{next::View, record::End};
+    use crate::{
+        next::View,
+        record::{End, Plan},
+    };
 
     /// A reporter with an API server of its own.
     struct Desk {
@@ -349,6 +353,12 @@ mod tests {
         let mut attempt = Attempt::queued("p", "u", 1);
         attempt.accepted = true;
         attempt.writing = true;
+        attempt.plan = Some(Plan {
+            from: SlotName::A,
+            from_version: "v1".to_owned(),
+            to: SlotName::B,
+            image: ImageRef::default(),
+        });
         desk.reporter.show(&attempt);
         until(1).await;
         desk.live.send_modify(|live| {
