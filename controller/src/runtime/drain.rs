@@ -41,14 +41,18 @@ const QUOTED: usize = 200;
 /// Empties nodes.
 pub(super) struct Drainer {
     client: Client,
+    /// Repeats nothing by itself: a refused eviction is an answer.
+    evicting: Client,
     nodes: Api<NodeObject>,
     shared: Arc<Shared>,
 }
 
 impl Drainer {
-    pub(super) fn new(client: &Client, shared: Arc<Shared>) -> Self {
+    /// `evicting` is a client without retries of its own.
+    pub(super) fn new(client: &Client, evicting: Client, shared: Arc<Shared>) -> Self {
         Self {
             client: client.clone(),
+            evicting,
             nodes: Api::all(client.clone()),
             shared,
         }
@@ -117,7 +121,7 @@ impl Drainer {
         if !writer.may_write() {
             return;
         }
-        let pods: Api<PodObject> = Api::namespaced(self.client.clone(), &ask.pod.namespace);
+        let pods: Api<PodObject> = Api::namespaced(self.evicting.clone(), &ask.pod.namespace);
         let asked = async {
             if ask.pod.forced {
                 let params = delete_params(ask);

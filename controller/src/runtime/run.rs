@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::{Api, Client};
+use kube::{Api, Client, Config};
 use monok8s_telemetry::{
     metrics,
     server::{Readiness, ServeError, Server},
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     catalog_source::{Catalogs, Urls},
     clock::Clock,
+    drain::Drainer,
     events::Publisher,
     lease::{Campaign, Leadership},
     metrics::Metrics,
@@ -69,7 +70,15 @@ pub async fn run(options: Options) -> Result<(), RunError> {
 
     let urls = Urls::new(options.allow_http_catalogs, options.ca_file.as_deref())?;
     let clock = Clock::start();
-    let client = Client::try_default().await.map_err(RunError::Config)?;
+    let config = Config::infer()
+        .await
+        .map_err(|error| RunError::Config(kube::Error::InferConfig(error)))?;
+    // An eviction that is refused is no failure to be repeated behind our back: kube's own retries
+    // would hide the answer, and with it the budget, for longer than a request may take.
+    let mut evicting = config.clone();
+    evicting.default_retry = false;
+    let evicting = Client::try_from(evicting).map_err(RunError::Config)?;
+    let client = Client::try_from(config).map_err(RunError::Config)?;
     let mut registry = metrics::registry("controller", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::new(&mut registry);
     let readiness = Readiness::default();
@@ -113,6 +122,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
             leadership,
             stop.clone(),
             metrics.clone(),
+            Drainer::new(&client, evicting, shared.clone()),
         ),
         pods: PodWatches::new(client.clone(), shared.clone(), metrics.clone()),
         metrics: metrics.clone(),

@@ -121,13 +121,14 @@ impl Writer {
         leadership: Leadership,
         stop: CancellationToken,
         metrics: Metrics,
+        drainer: Drainer,
     ) -> Self {
         Self {
             upgrades: Api::all(client.clone()),
             progresses: Api::all(client.clone()),
             publisher,
             pace: Pace::default(),
-            drainer: Drainer::new(client, shared.clone()),
+            drainer,
             shared,
             leadership,
             stop,

@@ -20,10 +20,14 @@ use std::{
 };
 
 use futures::StreamExt as _;
-use k8s_openapi::api::{coordination::v1::Lease, core::v1::Node, events::v1::Event};
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{Node, Pod},
+    events::v1::Event,
+};
 use kube::{
     Api, Client, ResourceExt,
-    api::{ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     runtime::watcher,
 };
 use monok8s_api::{
@@ -113,6 +117,7 @@ impl Cluster {
             self.client.clone(),
             self.agents.clone(),
         )));
+        self.tasks.push(tokio::spawn(end_pods(self.client.clone())));
         self.tasks.push(tokio::spawn(watch_progresses(
             Api::all(self.client.clone()),
             self.seen.clone(),
@@ -283,6 +288,12 @@ impl Cluster {
 
     /// Starts a replica of the controller with its own service account's token.
     pub async fn controller(&self, name: &str, flags: &[&str]) -> Replica {
+        self.credentials(name).await;
+        self.start_controller(name, flags).await
+    }
+
+    /// Gives a replica its token; the API server is needed for that.
+    pub async fn credentials(&self, name: &str) {
         let home = self.folder.path();
         let token = TokenFile {
             path: home.join(format!("{name}.token")),
@@ -296,13 +307,18 @@ impl Cluster {
         self.plane
             .write_token_kubeconfig(&kubeconfig, token.path())
             .unwrap();
+    }
+
+    /// Starts a replica that has been given its token.
+    pub async fn start_controller(&self, name: &str, flags: &[&str]) -> Replica {
+        let home = self.folder.path();
         let log = home.join(format!("{name}.log"));
         let spawn = Spawn::new(name, env!("CARGO_BIN_EXE_controller"), &log)
             .flag("namespace", NAMESPACE)
             .flag("identity", name)
             .flag("listen", "127.0.0.1:0")
             .args(flags)
-            .env("KUBECONFIG", &kubeconfig)
+            .env("KUBECONFIG", home.join(format!("{name}.kubeconfig")))
             .env("RUST_LOG", "info,monok8s_controller=debug");
         Replica {
             process: Process::spawn(spawn).await.unwrap(),
@@ -365,10 +381,11 @@ impl Replica {
 
         let address = wait::until("the endpoints to be served", PATIENCE, || async {
             let log = self.log();
+            // In either format: address=127.0.0.1:1 or "address":"127.0.0.1:1".
             let address = log
-                .split("address=")
-                .nth(1)
-                .and_then(|rest| rest.split_whitespace().next())
+                .split_once("address")
+                .map(|(_, rest)| rest.trim_start_matches(['=', '"', ':']))
+                .and_then(|rest| rest.split(['"', ' ', '\n']).next())
                 .map(str::to_owned);
             Ok(address)
         })
@@ -392,6 +409,22 @@ impl Replica {
         })
         .await
         .unwrap();
+    }
+}
+
+/// The kubelets' part in a pod's end: the object goes when its containers have ended.
+async fn end_pods(client: Client) {
+    let all: Api<Pod> = Api::all(client.clone());
+    let mut events = watcher(all, watcher::Config::default()).boxed();
+    while let Some(event) = events.next().await {
+        let Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) = event else {
+            continue;
+        };
+        if pod.metadata.deletion_timestamp.is_some() {
+            let pods: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap());
+            let params = DeleteParams::default().grace_period(0);
+            pods.delete(&pod.name_any(), &params).await.ok();
+        }
     }
 }
 
@@ -423,7 +456,21 @@ async fn step(
     let next = match status.phase {
         ProgressPhase::Pending if progress.spec.release == Release::Hold => return,
         ProgressPhase::Pending => ProgressPhase::Downloading,
-        ProgressPhase::Downloading => ProgressPhase::Rebooting,
+        ProgressPhase::Downloading if progress.spec.release == Release::Reboot => {
+            ProgressPhase::Rebooting
+        }
+        ProgressPhase::Downloading => ProgressPhase::Staged,
+        ProgressPhase::Staged => match progress.spec.release {
+            Release::Stage => return,
+            Release::Hold => ProgressPhase::Failed,
+            Release::Reboot => ProgressPhase::Rebooting,
+        },
+        ProgressPhase::Failed
+            if progress.spec.release == Release::Hold
+                && progress.spec.retry_nonce != status.observed_retry_nonce =>
+        {
+            ProgressPhase::Pending
+        }
         ProgressPhase::Rebooting => ProgressPhase::Confirming,
         ProgressPhase::Confirming => ProgressPhase::Completed,
         _ => return,
@@ -441,7 +488,12 @@ async fn step(
     }
     let patch = json!({
         "metadata": {"resourceVersion": progress.resource_version()},
-        "status": {"phase": next.as_str(), "attempt": 1},
+        "status": {
+            "phase": next.as_str(),
+            "attempt": 1,
+            "failureReason": if next == ProgressPhase::Failed { "DrainTimedOut" } else { "" },
+            "observedRetryNonce": progress.spec.retry_nonce,
+        },
     });
     progresses
         .patch_status(&name, &params, &Patch::Merge(patch))
