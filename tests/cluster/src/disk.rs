@@ -61,7 +61,7 @@ impl Disk {
             .context("cannot make GRUB's variables")?;
         let file_system = || {
             let mut command = Command::new("mkfs.ext4");
-            command.args(["-q", "-F", "-E", "nodiscard"]);
+            command.args(["-q", "-F", "-m", "0", "-E", "nodiscard"]);
             command
         };
         run(file_system().arg("-d").arg(tree.path()).arg(disk.boot()))?;

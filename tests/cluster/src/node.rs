@@ -391,10 +391,10 @@ imageGCHighThresholdPercent: 100
 imageGCLowThresholdPercent: 99
 evictionHard:
   memory.available: 100Mi
-  nodefs.available: 1%
-  imagefs.available: 1%
-  nodefs.inodesFree: 1%
-  imagefs.inodesFree: 1%
+  nodefs.available: 0%
+  imagefs.available: 0%
+  nodefs.inodesFree: 0%
+  imagefs.inodesFree: 0%
 "#;
 
 #[cfg(test)]

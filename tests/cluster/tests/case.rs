@@ -1,0 +1,189 @@
+//! A test of one node: an image on a path of its own, a progress written by hand.
+
+use anyhow::{Context, Result, ensure};
+use kube::{Api, ResourceExt as _};
+use monok8s_api::{OSUpgradeProgress, reason::ProgressPhase};
+use monok8s_cluster::{node::Node, power::Running};
+use monok8s_e2e::objects;
+use monok8s_sandbox::{
+    image_server::{Content, Fault},
+    wait,
+};
+use serde_json::json;
+
+use crate::bench::{Bench, LIMIT, SINGLE, is_ready};
+
+/// A node and what a test does with it.
+pub struct Case<'a> {
+    pub bench: &'a Bench,
+    pub node: &'a Node,
+    name: String,
+}
+
+impl<'a> Case<'a> {
+    /// `test` is what its objects are called after.
+    pub fn new(bench: &'a Bench, node: &'a Node, test: &str) -> Self {
+        let word = test.rsplit(':').next().unwrap_or(test).replace('_', "-");
+        Self {
+            bench,
+            node,
+            name: word,
+        }
+    }
+
+    fn path(&self) -> String {
+        format!("/{}-{}/rootfs.ext4.zst", self.name, self.node.name())
+    }
+
+    /// The name of its progress.
+    pub fn progress_name(&self) -> String {
+        format!("{}-{}", self.name, self.node.name())
+    }
+
+    /// Serves the image that the node does not run and writes a progress to it by hand. With a
+    /// `fault` the server answers every request so, until [`cure`](Self::cure).
+    pub async fn begin(&self, release: &str, fault: Option<Fault>) -> Result<Attempt<'_>> {
+        let bench = self.bench;
+        let from = bench.version(self.node).await?;
+        let to = SINGLE[usize::from(from == SINGLE[0])];
+        let image = bench.cluster.image(to)?;
+        let server = bench.cluster.image_server();
+        server.publish(
+            &self.path(),
+            Content::file(&image.file).context("no image")?,
+        );
+        if let Some(fault) = fault {
+            server.fault(&self.path(), fault);
+        }
+        let more = json!({"allowDowngrade": true, "download": {"retryFor": "10m"}});
+        let (name, node) = (self.progress_name(), self.node.name());
+        let url = server.url(&self.path());
+        let both = objects::by_hand(&name, node, image, &url, release, &more);
+        objects::apply(&bench.kubectl, &both).await?;
+        Ok(Attempt {
+            case: self,
+            from,
+            to: to.to_owned(),
+            before: self.node.running()?,
+        })
+    }
+
+    /// Ends the server's fault.
+    pub fn cure(&self) {
+        self.bench.cluster.image_server().cure(&self.path());
+    }
+
+    /// Waits until the image was asked for so often.
+    pub async fn wait_asked(&self, times: usize) -> Result<()> {
+        let server = self.bench.cluster.image_server();
+        wait::until("the image to be asked for", LIMIT, || async {
+            let asked = server
+                .requests()
+                .iter()
+                .filter(|r| r.path() == self.path())
+                .count();
+            Ok((asked >= times).then_some(()))
+        })
+        .await
+    }
+
+    /// The progress.
+    pub async fn progress(&self) -> Result<OSUpgradeProgress> {
+        let api: Api<OSUpgradeProgress> = Api::all(self.bench.client.clone());
+        Ok(api.get(&self.progress_name()).await?)
+    }
+
+    /// Waits until the progress is in a phase.
+    pub async fn wait_phase(&self, phase: ProgressPhase) -> Result<OSUpgradeProgress> {
+        let what = format!("{} to be {phase}", self.progress_name());
+        let seen = wait::until(&what, LIMIT, || async {
+            let now = self.progress().await.ok();
+            Ok(now.filter(|now| now.status.as_ref().is_some_and(|s| s.phase == phase)))
+        });
+        let last = || async { format!("{:?}", self.progress().await.ok().and_then(|p| p.status)) };
+        match seen.await {
+            Ok(found) => Ok(found),
+            Err(error) => Err(error.context(last().await)),
+        }
+    }
+
+    /// Leaves the node as the next test wants it: powered, connected, its kubelet and agent at work,
+    /// its objects gone.
+    pub async fn tidy(&self) -> Result<()> {
+        self.cure();
+        self.node.set_connected(true)?;
+        if self.node.running().is_err() {
+            self.node.power_on().await?;
+        }
+        self.node.set_kubelet_running(true).await?;
+        let name = self.progress_name();
+        for kind in ["osupgradeprogress", "osupgrade"] {
+            let gone = ["delete", kind, &name, "--ignore-not-found", "--timeout=60s"];
+            self.bench.kubectl.ok(gone).await?;
+        }
+        self.node.wait_ready().await?;
+        self.bench
+            .wait_agent(self.node, "ready", is_ready)
+            .await
+            .map(drop)
+    }
+}
+
+/// An attempt that has begun.
+pub struct Attempt<'a> {
+    case: &'a Case<'a>,
+    /// The version that ran when it began.
+    pub from: String,
+    /// The version it is for.
+    pub to: String,
+    before: Running,
+}
+
+impl Attempt<'_> {
+    /// It ends `Completed` in its first attempt, with `boots` boots in all.
+    pub async fn completes(&self, boots: u32) -> Result<()> {
+        let case = self.case;
+        let progress = case.wait_phase(ProgressPhase::Completed).await?;
+        let status = progress.status.clone().unwrap_or_default();
+        ensure!(
+            status.attempt == 1,
+            "{} took {} attempts",
+            progress.name_any(),
+            status.attempt
+        );
+        self.runs(&self.to, boots).await?;
+        let now = case.node.running()?;
+        ensure!(
+            now.booted.slot != self.before.booted.slot,
+            "it runs from the same slot: {now:?}"
+        );
+        Ok(())
+    }
+
+    /// It ends `RolledBack`, on the system that ran before, with `boots` boots in all.
+    pub async fn rolls_back(&self, boots: u32) -> Result<()> {
+        let case = self.case;
+        let progress = case.wait_phase(ProgressPhase::RolledBack).await?;
+        let status = progress.status.unwrap_or_default();
+        ensure!(status.failure_reason == "FellBack", "{status:?}");
+        self.runs(&self.from, boots).await?;
+        let now = case.node.running()?;
+        ensure!(
+            now.booted.slot == self.before.booted.slot,
+            "it runs from the other slot: {now:?}"
+        );
+        Ok(())
+    }
+
+    async fn runs(&self, version: &str, boots: u32) -> Result<()> {
+        let case = self.case;
+        case.bench.wait_version(case.node, Some(version)).await?;
+        let now = case.node.running()?;
+        let booted = now.number - self.before.number;
+        ensure!(
+            booted == boots,
+            "{booted} boots instead of {boots}: {now:?}"
+        );
+        Ok(())
+    }
+}
