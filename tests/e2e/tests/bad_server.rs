@@ -1,109 +1,76 @@
 //! Image servers that refuse, fail and recover: what cannot get better ends the attempt at once, what
 //! can is retried inside it.
 
-use anyhow::{Context, Result, ensure};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
 use monok8s_api::reason::ProgressPhase;
 use monok8s_e2e::{
     cases::{self, case},
-    objects::{self, entry},
+    objects,
+    served::Served,
 };
 use monok8s_sandbox::{
     cluster::{Cluster, ClusterOptions},
-    image_server::{Content, Fault},
+    image_server::Fault,
+    wait,
 };
 use serde_json::json;
 
 const OLD: &str = "v1.34.1";
 const NEW: &str = "v1.34.2";
+/// Bytes of an image that do not compress.
+const PAYLOAD: u64 = 12 << 20;
 
-async fn begin(
-    cluster: &Cluster,
-    name: &str,
-    faults: Vec<Fault>,
-    forever: Option<Fault>,
-) -> Result<String> {
-    let image = cluster.image(NEW)?;
-    let path = format!("/{name}/rootfs.ext4.zst");
-    let server = cluster.image_server();
-    server.publish(
-        &path,
-        Content::file(&image.file).context("the image is gone")?,
-    );
-    if let Some(fault) = &forever {
-        server.fault(&path, fault.clone());
-    }
-    server.fault_next(&path, faults);
-    let catalog = format!(
-        "images:\n{}",
-        entry(
-            NEW,
-            &server.url(&path),
-            &image.file_sha256,
-            Some(image.size)
-        )
-    );
-    let mut upgrade = objects::upgrade(name, NEW, name, &objects::inline(catalog));
-    if forever.is_none() {
-        // Enough for all of them, one after the other.
-        upgrade["spec"]["download"]["retryFor"] = json!("2m");
-    }
-    objects::apply(&cluster.kubectl(), &upgrade).await?;
-    Ok(path)
-}
-
-async fn fails(
-    cluster: &Cluster,
+/// Refused or failing for good: the attempt ends with this reason on the old system.
+async fn fails<'a>(
+    cluster: &'a Cluster,
     name: &'static str,
     fault: Fault,
     reason: &str,
-    retried: bool,
-) -> Result<()> {
-    let path = begin(cluster, name, Vec::new(), Some(fault)).await?;
+) -> Result<Served<'a>> {
+    let served = Served::faulty(cluster, name, NEW, fault)?;
+    served.begin_upgrade().await?;
     let node = cluster.node(name)?;
-    objects::wait_end(
-        &cluster.client(),
-        name,
-        node,
-        ProgressPhase::Failed,
-        &[reason],
-    )
-    .await?;
-    let asked = cluster
-        .image_server()
-        .requests()
-        .iter()
-        .filter(|request| request.path() == path)
-        .count();
-    ensure!(retried == (asked > 1), "{name}: asked {asked} times");
-    objects::boots(node, OLD).await
+    let (failed, reasons) = (ProgressPhase::Failed, [reason]);
+    objects::wait_end(&cluster.client(), name, node, failed, &reasons).await?;
+    objects::boots(node, OLD).await?;
+    Ok(served)
 }
 
-async fn never_answers(cluster: &Cluster) -> Result<()> {
-    let name = "never-answers";
-    begin(cluster, name, Vec::new(), Some(Fault::NeverAnswer)).await?;
-    let node = cluster.node(name)?;
-    objects::wait_end(
-        &cluster.client(),
-        name,
-        node,
-        ProgressPhase::Failed,
-        &["DownloadFailed"],
-    )
-    .await?;
-    objects::boots(node, OLD).await
+/// What cannot get better is not asked for again.
+async fn refused(cluster: &Cluster, name: &'static str, status: u16, reason: &str) -> Result<()> {
+    let served = fails(cluster, name, Fault::status(status), reason).await?;
+    let asked = served.asked();
+    ensure!(asked == 1, "{name}: asked {asked} times");
+    Ok(())
 }
 
-/// Every fault that can be waited out, one after the other, inside one attempt.
-async fn recovers(cluster: &Cluster) -> Result<()> {
-    let name = "recovers";
-    let faults = vec![
-        Fault::status(503),
-        Fault::retry_after(429, "1"),
-        Fault::status(408),
-        Fault::ResetBeforeAnswer,
-        Fault::ResetAfter(1 << 20),
-    ];
-    let path = begin(cluster, name, faults, None).await?;
+async fn unavailable(cluster: &Cluster, name: &'static str) -> Result<()> {
+    let served = fails(cluster, name, Fault::status(503), "DownloadFailed").await?;
+    ensure!(served.asked() > 1, "{name}: it was not asked again");
+    Ok(())
+}
+
+async fn never_answers(cluster: &Cluster, name: &'static str) -> Result<()> {
+    fails(cluster, name, Fault::NeverAnswer, "DownloadFailed")
+        .await
+        .map(drop)
+}
+
+/// Faults that are waited out, one after the other, inside one attempt.
+async fn survives<'a>(
+    cluster: &'a Cluster,
+    name: &'static str,
+    faults: Vec<Fault>,
+) -> Result<Served<'a>> {
+    let served = Served::new(cluster, name, NEW)?;
+    let expected = faults.len() + 1;
+    served.fault_next(faults);
+    let mut upgrade = served.upgrade();
+    // Enough for all of them, one after the other.
+    upgrade["spec"]["download"]["retryFor"] = json!("2m");
+    objects::apply(&cluster.kubectl(), &upgrade).await?;
     let node = cluster.node(name)?;
     let ended =
         objects::wait_end(&cluster.client(), name, node, ProgressPhase::Completed, &[]).await?;
@@ -111,26 +78,69 @@ async fn recovers(cluster: &Cluster) -> Result<()> {
         ended.status.is_some_and(|status| status.attempt == 1),
         "it took more than one attempt"
     );
-    let asked = cluster
-        .image_server()
-        .requests()
-        .iter()
-        .filter(|request| request.path() == path)
-        .count();
+    let asked = served.asked();
     ensure!(
-        asked >= 6,
+        asked >= expected,
         "asked {asked} times only: the faults were not met"
     );
-    objects::boots(node, NEW).await
+    objects::boots(node, NEW).await?;
+    Ok(served)
+}
+
+async fn recovers(cluster: &Cluster, name: &'static str) -> Result<()> {
+    let faults = vec![
+        Fault::status(503),
+        Fault::retry_after(429, "1"),
+        Fault::status(408),
+        Fault::ResetBeforeAnswer,
+        Fault::ResetAfter(1 << 20),
+    ];
+    survives(cluster, name, faults).await.map(drop)
 }
 
 /// Each connection brings a little more; only standing still counts against `retryFor`.
-async fn keeps_dropping(cluster: &Cluster) -> Result<()> {
-    let name = "keeps-dropping";
+async fn keeps_dropping(cluster: &Cluster, name: &'static str) -> Result<()> {
     let faults = (0..6).map(|_| Fault::ResetAfter(700 << 10)).collect();
-    begin(cluster, name, faults, None).await?;
-    let node = cluster.node(name)?;
-    objects::wait_end(&cluster.client(), name, node, ProgressPhase::Completed, &[]).await?;
+    survives(cluster, name, faults).await.map(drop)
+}
+
+/// `maxBytesPerSecond`, lowered and lifted in the OSUpgrade while bytes flow: they flow on over one
+/// connection.
+async fn limited(cluster: &Cluster, name: &'static str) -> Result<()> {
+    /// Enough for the whole image in 12 s; for a part of it that no test has the time to wait for.
+    const LIMITS: [u64; 2] = [1 << 20, 16 << 10];
+    /// Half as long again as the first limit would take.
+    const WATCHED: Duration = Duration::from_secs(18);
+    let (client, kubectl, node) = (cluster.client(), cluster.kubectl(), cluster.node(name)?);
+    let served = Served::new(cluster, name, NEW)?;
+    let mut upgrade = served.upgrade();
+    upgrade["spec"]["download"]["maxBytesPerSecond"] = json!(LIMITS[0]);
+    objects::apply(&kubectl, &upgrade).await?;
+    objects::wait_phase(&client, name, node, ProgressPhase::Downloading).await?;
+    upgrade["spec"]["download"]["maxBytesPerSecond"] = json!(LIMITS[1]);
+    objects::apply(&kubectl, &upgrade).await?;
+    let begin = Instant::now();
+    wait::until("the time the first limit takes", objects::LIMIT, || async {
+        let progress = objects::progresses(&client, name, name).await?.remove(0);
+        let status = progress.status.unwrap_or_default();
+        ensure!(
+            status.phase == ProgressPhase::Downloading,
+            "{name} is {} {} s after the limit was lowered",
+            status.phase,
+            begin.elapsed().as_secs()
+        );
+        Ok((begin.elapsed() > WATCHED).then_some(()))
+    })
+    .await?;
+    upgrade["spec"]["download"]["maxBytesPerSecond"] = json!(null);
+    objects::apply(&kubectl, &upgrade).await?;
+    let ended = objects::wait_end(&client, name, node, ProgressPhase::Completed, &[]).await?;
+    let attempts = ended.status.unwrap_or_default().attempt;
+    ensure!(
+        (attempts, served.asked()) == (1, 1),
+        "{attempts} attempts, asked {} times",
+        served.asked()
+    );
     objects::boots(node, NEW).await
 }
 
@@ -145,39 +155,28 @@ async fn refusals_end_the_attempt_and_faults_are_retried() -> Result<()> {
         "never-answers",
         "recovers",
         "keeps-dropping",
+        "limited",
     ];
     let cluster = Cluster::start(ClusterOptions {
         nodes: cases::nodes(&names),
         version: OLD.into(),
         images: vec![NEW.into()],
+        image_payload: PAYLOAD,
         ..ClusterOptions::default()
     })
     .await?;
-    let refused = |name, status, reason| {
-        case(
-            name,
-            fails(&cluster, name, Fault::status(status), reason, false),
-        )
-    };
+    let refused = |name, status, reason| case(name, refused(&cluster, name, status, reason));
     cases::all(vec![
         // The longest first.
-        case("never-answers", never_answers(&cluster)),
+        case("never-answers", never_answers(&cluster, "never-answers")),
+        case("limited", limited(&cluster, "limited")),
         refused("not-found", 404, "DownloadNotFound"),
         refused("gone", 410, "DownloadNotFound"),
         refused("unauthorized", 401, "DownloadForbidden"),
         refused("forbidden", 403, "DownloadForbidden"),
-        case(
-            "unavailable",
-            fails(
-                &cluster,
-                "unavailable",
-                Fault::status(503),
-                "DownloadFailed",
-                true,
-            ),
-        ),
-        case("recovers", recovers(&cluster)),
-        case("keeps-dropping", keeps_dropping(&cluster)),
+        case("unavailable", unavailable(&cluster, "unavailable")),
+        case("recovers", recovers(&cluster, "recovers")),
+        case("keeps-dropping", keeps_dropping(&cluster, "keeps-dropping")),
     ])
     .await?;
     cluster.stop().await
