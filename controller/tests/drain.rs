@@ -250,3 +250,79 @@ async fn a_node_is_emptied_when_its_budgets_allow_it_and_let_go_afterwards() {
     pods.cluster.assert_nothing_broken();
     pods.cluster.end().await;
 }
+
+/// A node with nowhere else for its pods; then with another one: a budget that never lets its pod
+/// go, given up, retried and forced; an unmanaged pod; a person who makes the cordon theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_cannot_wedge() {
+    let mut pods = Pods::start(1).await;
+    pods.add("web", "n0", true).await;
+    pods.protect("web").await;
+    let _replica = pods.cluster.controller("only", FLAGS).await;
+    pods.cluster.begin();
+    pods.cluster.apply("up", spec("v1.35.1", &json!({}))).await;
+    pods.cluster.until_phase_is("up", "Completed").await;
+    assert!(pods.has("web").await, "it went down with the node");
+    let told = |events: &[(String, String)], word: &str| events.iter().any(|(r, _)| r == word);
+    assert!(told(&pods.cluster.events("up").await, "PodsGoDown"));
+    pods.until_let_go("n0").await;
+
+    pods.cluster.add_node("n1", "v1.35.2").await;
+    pods.add("lonely", "n0", false).await;
+    let drain = json!({"deadline": "3s"});
+    pods.cluster.apply("up", spec("v1.35.2", &drain)).await;
+    pods.cluster.until_phase_is("up", "Failed").await;
+    pods.until_let_go("n0").await;
+    let progress = pods.progress_of("n0").await;
+    assert_eq!(progress.spec.release, Release::Hold);
+    let upgrade = pods.cluster.upgrades().get("up").await.unwrap();
+    let failure = upgrade.status.unwrap().failures.remove(0);
+    assert_eq!(failure.reason, "DrainTimedOut");
+    assert!(
+        failure.message.contains("default/lonely"),
+        "{}",
+        failure.message
+    );
+    assert!(pods.has("web").await && pods.has("lonely").await);
+    assert!(told(&pods.cluster.events("up").await, "DrainTimedOut"));
+
+    // Tried again without a deadline's end: the unmanaged pod is named, then allowed to go.
+    let drain = json!({"deadline": "3s", "onDeadline": "Wait"});
+    pods.cluster.apply("up", spec("v1.35.2", &drain)).await;
+    let retry = Patch::Merge(json!({"spec": {"retryNonce": "again"}}));
+    let progresses = pods.cluster.progresses();
+    progresses
+        .patch(&progress.name_any(), &PatchParams::default(), &retry)
+        .await
+        .unwrap();
+    pods.until_told("up", &["pod default/lonely", "deleteUnmanaged"])
+        .await;
+    let drain = json!({"deadline": "3s", "onDeadline": "Wait", "deleteUnmanaged": true});
+    pods.cluster.apply("up", spec("v1.35.2", &drain)).await;
+    pods.until_told("up", &["pod default/web", "default/web-budget"])
+        .await;
+    wait::until("the unmanaged pod to go", PATIENCE, || async {
+        Ok((!pods.has("lonely").await).then_some(()))
+    })
+    .await
+    .unwrap();
+
+    // A person makes the cordon theirs, and what is left is forced.
+    assert!(pods.is_ours("n0").await);
+    let theirs = Patch::Apply(json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "n0"}, "spec": {"unschedulable": true},
+    }));
+    let params = PatchParams::apply("a-person");
+    pods.nodes().patch("n0", &params, &theirs).await.unwrap();
+    let drain = json!({"deadline": "3s", "onDeadline": "Force"});
+    pods.cluster.apply("up", spec("v1.35.2", &drain)).await;
+    pods.cluster.until_phase_is("up", "Completed").await;
+    assert!(!pods.has("web").await);
+    wait::until("the annotation to go", PATIENCE, || async {
+        Ok((!pods.is_ours("n0").await).then_some(()))
+    })
+    .await
+    .unwrap();
+    assert!(pods.is_cordoned("n0").await, "a person's cordon by now");
+    pods.cluster.end().await;
+}
