@@ -142,6 +142,37 @@ async fn an_api_server_that_goes_away_for_longer_than_the_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_lives_before_it_is_ready_and_logs_json_when_asked() {
+    let mut cluster = Cluster::start(0).await;
+    cluster.credentials("only").await;
+    cluster.plane.stop_api_server().await;
+    let flags = [FLAGS, &["--log-format=json"]].concat();
+    let replica = cluster.start_controller("only", &flags).await;
+    let healthy = replica.get("/healthz").await;
+    assert!(healthy.starts_with("HTTP/1.1 200"), "{healthy}");
+    let ready = replica.get("/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
+    for kind in ["osupgrades", "osupgradeprogresses", "osnodes", "nodes"] {
+        assert!(ready.contains(kind), "{ready}");
+    }
+    cluster.plane.start_api_server().await.unwrap();
+    replica.until_ready().await;
+    cluster.until_leads("only").await;
+    wait::until("the log to tell of it", PATIENCE, || async {
+        Ok(replica.log().contains("\"leading\"").then_some(()))
+    })
+    .await
+    .unwrap();
+    for line in replica.log().lines() {
+        let entry: serde_json::Value = serde_json::from_str(line).unwrap();
+        for field in ["timestamp", "level", "message", "target"] {
+            assert!(entry[field].is_string(), "{field}: {line}");
+        }
+    }
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_object_that_cannot_be_read_does_not_stop_the_rest() {
     let mut cluster = Cluster::start(1).await;
     // A stored object may be older than the rules of its kind: here the rules are taken away.
