@@ -44,8 +44,8 @@ pub struct Installed {
     /// The file's SHA-256.
     pub file_digest: Digest,
     /// The image's SHA-256, as read back from the device. Computed where the checksum is not the file's, and beside the
-    /// read-back where the image comes in small frames: such a file was made by packing, and its catalog entry
-    /// names the image's.
+    /// read-back where the image comes in small frames: such a file was made by [`crate::pack()`], and its
+    /// catalog entry names the image's.
     pub image_digest: Option<Digest>,
     /// The file's length in bytes.
     pub file_bytes: u64,

@@ -14,10 +14,13 @@ mod decode;
 mod device;
 mod digest;
 mod error;
+mod inspect;
 mod install;
 mod kernel;
+mod pack;
 mod progress;
 mod proof;
+mod seek_table;
 mod stages;
 mod start;
 
@@ -26,8 +29,11 @@ pub use decode::{Decoder, FrameHeader, Step, StreamError};
 pub use device::{Access, Device, HostDevice};
 pub use digest::Digest;
 pub use error::{Done, InstallError};
+pub use inspect::{InspectError, Inspection, SeekTable, inspect};
 pub use install::{
     ChecksumMatched, DEFAULT_WINDOW_LIMIT, Expectation, Installed, Options, install, install_from,
 };
+pub use pack::{DEFAULT_LEVEL, PackError, Packed, pack};
 pub use progress::{Observer, Progress, Stage, StageTimes, Timed};
+pub use seek_table::{MOST_FRAMES, SeekEntry, SeekTableError, read_seek_table, write_seek_table};
 pub use start::Start;

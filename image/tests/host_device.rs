@@ -1,16 +1,11 @@
 //! Real devices: files of this machine and, as root, loop devices with direct I/O.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "tests"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod support;
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom},
+    io::{self, Read, Seek, SeekFrom, Write as _},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::Command,
@@ -38,6 +33,13 @@ fn open(path: &Path, flags: OFlags) -> io::Result<File> {
         .open(path)
 }
 
+/// Says that a test is skipped, past the harness, which shows nothing of a test that passes.
+fn skipped(why: &[u8]) {
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    let why = String::from_utf8_lossy(why);
+    let _ = writeln!(io::stderr(), "skipped: {name}: {}", why.trim());
+}
+
 /// A loop device with direct I/O on (on a buffered one a read-back would come from memory and prove nothing).
 struct Loop {
     backing: tempfile::NamedTempFile,
@@ -63,11 +65,15 @@ impl Loop {
                 backing,
             }),
             Ok(output) => {
-                eprintln!("skipped: {}", String::from_utf8_lossy(&output.stderr));
+                skipped(&output.stderr);
                 None
             }
+            // Root can install what is missing: `make setup-test` does.
+            Err(error) if rustix::process::geteuid().is_root() => {
+                panic!("cannot run losetup: {error}; it is in the package mount")
+            }
             Err(error) => {
-                eprintln!("skipped: losetup: {error}");
+                skipped(error.to_string().as_bytes());
                 None
             }
         }
@@ -243,7 +249,7 @@ impl Ramfs {
             .output()
             .unwrap();
         if !mount.status.success() {
-            eprintln!("skipped: {}", String::from_utf8_lossy(&mount.stderr));
+            skipped(&mount.stderr);
             return None;
         }
         Some(Self(folder))

@@ -13,7 +13,8 @@ mod support;
 use std::ops::ControlFlow;
 
 use monok8s_image::{
-    ChecksumMatched, DEFAULT_WINDOW_LIMIT, Digest, Expectation, InstallError, install,
+    ChecksumMatched, DEFAULT_WINDOW_LIMIT, Digest, Expectation, InstallError, Options, Start,
+    install_from,
 };
 use proptest::{prelude::*, sample::Index};
 use support::{FILLER, Fault, MIB, Memory, Portions, compress, compress_unsized, image, sha256};
@@ -40,6 +41,8 @@ fn frames() -> impl Strategy<Value = Vec<Frame>> {
     let length = prop_oneof![
         0..10_usize,
         4090..4100_usize,
+        Just(MIB),
+        (4 * MIB - 1)..(4 * MIB + 2),
         (MIB - 2)..(MIB + 2),
         0..(2 * MIB)
     ];
@@ -67,13 +70,19 @@ fn faults() -> impl Strategy<Value = Vec<Fault>> {
         at.clone().prop_map(Fault::Loses),
         (at.clone(), 0..8_u8).prop_map(|(at, bit)| Fault::Flips(at, bit)),
         at.clone().prop_map(Fault::ReadFails),
-        at.prop_map(Fault::Misplaced),
+        at.clone().prop_map(Fault::Misplaced),
+        Just(Fault::CannotClear),
+        Just(Fault::ClearsNothing),
+        at.prop_map(Fault::ClearFails),
     ];
     prop_oneof![2 => Just(vec![]), 3 => prop::collection::vec(one, 1..3)]
 }
 
 fn is_harmless(fault: &Fault) -> bool {
-    matches!(fault, Fault::ShortWrites(_) | Fault::ShortReads(_))
+    matches!(
+        fault,
+        Fault::ShortWrites(_) | Fault::ShortReads(_) | Fault::CannotClear
+    )
 }
 
 proptest! {
@@ -88,12 +97,21 @@ proptest! {
         slack in prop_oneof![4 => 0..10_000_i64, 1 => -3_000..0_i64],
         damage in damage(),
         faults in faults(),
+        zeros in prop::collection::vec((any::<Index>(), 1..300_000_usize), 0..4),
+        compare_before_write in any::<bool>(),
+        held in any::<bool>(),
     ) {
         let mut file = Vec::new();
         let mut content = Vec::new();
         for (number, (length, sized, skippable)) in frames.into_iter().enumerate() {
             let mut part = image(length);
             if let Some(byte) = part.last_mut() { *byte = number as u8; }
+            let some = !part.is_empty();
+            for (at, length) in zeros.iter().filter(|_| some) {
+                let at = at.index(part.len());
+                let end = (at + length).min(part.len());
+                part[at..end].fill(0);
+            }
             file.extend(if sized { compress(&part) } else { compress_unsized(&part[..]) });
             if skippable { file.extend(b"\x53\x2A\x4D\x18\x03\0\0\0foo"); }
             content.extend(part);
@@ -112,14 +130,22 @@ proptest! {
         let mut source = Portions::new(&file, portions);
         if let Damage::SourceFails(at) = damage { source.fails_at = Some(at.index(whole_file.len())); }
         let capacity = usize::try_from(content.len() as i64 + slack).unwrap_or(0);
-        let device = Memory::with(capacity, &faults);
+        let mut device = Memory::with(capacity, &faults);
+        if held {
+            // Most of it from an earlier time.
+            let mut before = content[..content.len().min(capacity)].to_vec();
+            before.iter_mut().step_by(77_777).for_each(|byte| *byte ^= 1);
+            device = device.holding(&before);
+        }
         let expectation = Expectation {
             checksum,
             size: size_off_by.map(|off| u64::try_from(content.len() as i64 + off).unwrap_or(0)),
             window_limit: DEFAULT_WINDOW_LIMIT,
         };
 
-        let result = install(&mut source, &device, &expectation, &mut |_| ControlFlow::Continue(()));
+        let options = Options { compare_before_write, ..Options::default() };
+        let go_on = &mut |_| ControlFlow::Continue(());
+        let result = install_from(Start::at_the_beginning(), &mut source, &device, &expectation, &options, go_on);
 
         let medium = device.medium();
         match &result {

@@ -62,7 +62,7 @@ pub(crate) fn decode(
             .unwrap_or_else(PoisonError::into_inner)
             .recv();
         let Ok(Batch {
-            compressed,
+            mut compressed,
             content,
             mut block,
             answer,
@@ -74,6 +74,7 @@ pub(crate) fn decode(
         let decoded = times.time(content, || {
             decompressor.decompress_to_buffer(&compressed, room)
         });
+        compressed.clear();
         // The expander may be done and gone.
         let _ = used.send(compressed);
         let decoded = match decoded {

@@ -42,6 +42,23 @@ pub fn image(length: usize) -> Vec<u8> {
     bytes
 }
 
+/// Bytes that do not compress (`SplitMix64`).
+pub fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let scrambled = |n: u64| {
+        let z = (n ^ seed << 40)
+            .wrapping_add(1)
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    };
+    let mut bytes: Vec<u8> = (0..length.div_ceil(8) as u64)
+        .flat_map(|n| scrambled(n).to_le_bytes())
+        .collect();
+    bytes.truncate(length);
+    bytes
+}
+
 /// As `zstd FILE` does it: one frame with a checksum and the content's size.
 pub fn compress(image: &[u8]) -> Vec<u8> {
     let mut encoder = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
@@ -150,6 +167,12 @@ pub enum Fault {
     ShortReads(usize),
     /// What is written at this byte's page lands on the page after it.
     Misplaced(u64),
+    /// It can clear no ranges.
+    CannotClear,
+    /// No range that ends beyond this byte can be cleared.
+    ClearFails(u64),
+    /// It says that it has cleared and has not.
+    ClearsNothing,
 }
 
 /// A device with a volatile cache: what was written reaches the medium by a flush, and reads see the medium alone.
@@ -164,6 +187,8 @@ struct State {
     cache: Vec<(usize, Vec<u8>)>,
     flushes: usize,
     written: u64,
+    cleared: u64,
+    read: u64,
 }
 
 impl Memory {
@@ -180,6 +205,8 @@ impl Memory {
                 cache: Vec::new(),
                 flushes: 0,
                 written: 0,
+                cleared: 0,
+                read: 0,
             }),
         }
     }
@@ -195,6 +222,32 @@ impl Memory {
     /// Bytes that writes were accepted for.
     pub fn written(&self) -> u64 {
         self.state().written
+    }
+
+    /// What was not flushed is lost.
+    pub fn power_cut(&self) {
+        self.state().cache.clear();
+    }
+
+    /// Changes a byte on the medium.
+    pub fn change(&self, at: usize) {
+        self.state().medium[at] ^= 1;
+    }
+
+    /// Bytes that it was asked to clear.
+    pub fn cleared(&self) -> u64 {
+        self.state().cleared
+    }
+
+    /// Bytes that were read from the medium, as far as they are on it.
+    pub fn read(&self) -> u64 {
+        self.state().read
+    }
+
+    /// What is on the medium before.
+    pub fn holding(self, bytes: &[u8]) -> Self {
+        self.state().medium[..bytes.len()].copy_from_slice(bytes);
+        self
     }
 
     pub fn flushes(&self) -> usize {
@@ -228,7 +281,8 @@ impl Device for Memory {
                     return Err(io::Error::from_raw_os_error(5));
                 }
                 Fault::WriteFails(at) if end > at => {
-                    bytes = &bytes[..usize::try_from(at - offset).unwrap()];
+                    let before = usize::try_from(at - offset).unwrap();
+                    bytes = &bytes[..before.min(bytes.len())];
                 }
                 Fault::WritesNothing(at) if end > at => return Ok(0),
                 Fault::ShortWrites(most) => bytes = &bytes[..bytes.len().min(most)],
@@ -241,6 +295,27 @@ impl Device for Memory {
             .cache
             .push((usize::try_from(offset).unwrap(), bytes.to_vec()));
         Ok(bytes.len())
+    }
+
+    fn clear_at(&self, offset: u64, length: u64) -> io::Result<()> {
+        assert!(offset.is_multiple_of(4096) && length.is_multiple_of(4096) && length > 0);
+        let end = offset + length;
+        assert!(end <= self.size, "cleared past the device's end");
+        for fault in &self.faults {
+            match *fault {
+                Fault::CannotClear => return Err(io::ErrorKind::Unsupported.into()),
+                Fault::ClearFails(at) | Fault::WriteFails(at) if end > at => {
+                    return Err(io::Error::from_raw_os_error(5));
+                }
+                Fault::ClearsNothing => return Ok(()),
+                _ => {}
+            }
+        }
+        let mut state = self.state();
+        state.cleared += length;
+        let zeros = vec![0; usize::try_from(length).unwrap()];
+        state.cache.push((usize::try_from(offset).unwrap(), zeros));
+        Ok(())
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -281,7 +356,7 @@ impl Device for Memory {
     }
 
     fn read_back_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let state = self.state();
+        let mut state = self.state();
         let offset = usize::try_from(offset).unwrap();
         let mut length = buffer.len().min(state.medium.len().saturating_sub(offset));
         for fault in &self.faults {
@@ -294,6 +369,7 @@ impl Device for Memory {
             }
         }
         buffer[..length].copy_from_slice(&state.medium[offset..offset + length]);
+        state.read += length as u64;
         Ok(length)
     }
 

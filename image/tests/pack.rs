@@ -1,0 +1,201 @@
+//! Packing: a standard file, the same every time, that says of itself what it is.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests"
+)]
+
+mod support;
+
+use std::{
+    io::{self, Read, Write},
+    ops::ControlFlow,
+    process::{Command, Stdio},
+};
+
+use monok8s_image::{
+    ChecksumMatched, DEFAULT_WINDOW_LIMIT, InspectError, PackError, Packed, SeekTable, inspect,
+    pack, read_seek_table,
+};
+use support::{MIB, Memory, compress, expect, image, install_quietly, sha256};
+
+fn packed(image: &[u8]) -> (Vec<u8>, Packed) {
+    let mut file = Vec::new();
+    let packed = pack(&mut &image[..], &mut file, 3, &mut |_| {
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    (file, packed)
+}
+
+/// Not a whole number of frames, pages or sectors.
+const LENGTH: usize = 21 * MIB + 777;
+
+#[test]
+fn plain_zstd_expands_it() {
+    let image = image(LENGTH);
+    let (file, said) = packed(&image);
+    let mut zstd = Command::new("zstd")
+        .args(["-d", "-c", "-q"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = zstd.stdin.take().unwrap();
+    let writing = std::thread::spawn({
+        let file = file.clone();
+        move || stdin.write_all(&file).unwrap()
+    });
+    let mut expanded = Vec::new();
+    zstd.stdout
+        .take()
+        .unwrap()
+        .read_to_end(&mut expanded)
+        .unwrap();
+    writing.join().unwrap();
+    assert!(zstd.wait().unwrap().success());
+    assert!(expanded == image);
+    assert_eq!(
+        said,
+        Packed {
+            image_bytes: LENGTH as u64,
+            file_bytes: file.len() as u64,
+            frames: 6,
+            image_digest: sha256(&image),
+            file_digest: sha256(&file),
+        }
+    );
+}
+
+#[test]
+fn the_same_image_makes_the_same_file() {
+    let image = image(LENGTH);
+    let (first, _) = packed(&image);
+    for _ in 0..3 {
+        assert!(packed(&image).0 == first);
+    }
+}
+
+/// Each frame can be decoded alone, from where the table says that it is.
+#[test]
+fn the_seek_table_tells_where_the_frames_are() {
+    let image = image(LENGTH);
+    let (file, _) = packed(&image);
+    let (entries, length) = read_seek_table(&file).unwrap();
+    let (mut from, mut expanded) = (0, 0);
+    for entry in &entries {
+        let frame = &file[from..from + entry.compressed as usize];
+        let content = zstd::bulk::decompress(frame, 4 * MIB).unwrap();
+        assert_eq!(content.len(), entry.expanded as usize);
+        assert!(content == image[expanded..expanded + content.len()]);
+        let last = frame.last_chunk().unwrap();
+        assert_eq!(entry.checksum, Some(u32::from_le_bytes(*last)));
+        from += frame.len();
+        expanded += content.len();
+    }
+    assert_eq!((from + length, expanded), (file.len(), image.len()));
+}
+
+#[test]
+fn it_installs_by_either_checksum_and_reads_the_slot_once() {
+    let image = image(LENGTH);
+    let (file, said) = packed(&image);
+    for (checksum, matched) in [
+        (said.image_digest, ChecksumMatched::Image),
+        (said.file_digest, ChecksumMatched::File),
+    ] {
+        let device = Memory::new(LENGTH + MIB);
+        let installed = install_quietly(&file, &device, &expect(checksum)).unwrap();
+        assert_eq!(installed.matched, matched);
+        assert_eq!(installed.image_digest, Some(said.image_digest));
+        assert!(device.medium()[..LENGTH] == image);
+        assert_eq!(device.read(), LENGTH.next_multiple_of(4096) as u64);
+    }
+}
+
+#[test]
+fn inspected_it_is_what_was_packed() {
+    let image = image(LENGTH);
+    let (file, said) = packed(&image);
+    let mut expanded = Vec::new();
+    let found = inspect(&mut &file[..], DEFAULT_WINDOW_LIMIT, &mut expanded).unwrap();
+    assert!(expanded == image);
+    assert_eq!(found.image_digest, said.image_digest);
+    assert_eq!(found.file_digest, said.file_digest);
+    assert_eq!(
+        (found.frames, found.complete_frames, found.largest_frame),
+        (6, 6, 4 * MIB as u64)
+    );
+    assert!(found.window <= 4 * MIB as u64);
+    assert_eq!(found.seek_table, SeekTable::Right);
+
+    let (file, sink) = (compress(&image), &mut io::sink());
+    let found = inspect(&mut &file[..], DEFAULT_WINDOW_LIMIT, sink).unwrap();
+    assert_eq!((found.frames, found.seek_table), (1, SeekTable::None));
+}
+
+#[test]
+fn a_seek_table_that_lies_is_told() {
+    let image = image(LENGTH);
+    let (mut file, _) = packed(&image);
+    let (_, length) = read_seek_table(&file).unwrap();
+    let first_entry = file.len() - length + 8;
+    file[first_entry + 4] ^= 1;
+    let found = inspect(&mut &file[..], DEFAULT_WINDOW_LIMIT, &mut io::sink()).unwrap();
+    assert_eq!(found.seek_table, SeekTable::Wrong);
+    // What is installed does not depend on it.
+    let device = Memory::new(LENGTH);
+    install_quietly(&file, &device, &expect(sha256(&image))).unwrap();
+}
+
+#[test]
+fn what_is_no_image_is_not_inspected() {
+    let html = b"<!DOCTYPE html>";
+    let error = inspect(&mut &html[..], DEFAULT_WINDOW_LIMIT, &mut io::sink()).unwrap_err();
+    assert!(error.to_string().contains("HTML"), "{error}");
+    let (file, _) = packed(&image(LENGTH));
+    let cut = inspect(
+        &mut &file[..file.len() / 2],
+        DEFAULT_WINDOW_LIMIT,
+        &mut io::sink(),
+    );
+    assert!(matches!(cut, Err(InspectError::Stream { .. })));
+}
+
+struct Broken;
+
+impl Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::Error::other("broken"))
+    }
+}
+
+#[test]
+fn what_cannot_be_packed() {
+    let pack = |image: &mut (dyn Read + Send), file: &mut dyn Write, level, stop| {
+        let go_on = if stop {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        };
+        pack(image, file, level, &mut |_| go_on).unwrap_err()
+    };
+    let image = image(9 * MIB);
+    let error = pack(&mut io::empty(), &mut io::sink(), 3, false);
+    assert!(matches!(error, PackError::Empty), "{error}");
+    let error = pack(&mut (&image[..]).chain(Broken), &mut io::sink(), 3, false);
+    assert!(
+        matches!(error, PackError::Read { image_bytes, .. } if image_bytes == 8 * MIB as u64),
+        "{error}"
+    );
+    let error = pack(&mut &image[..], &mut &mut [0; 10][..], 3, false);
+    assert!(
+        matches!(error, PackError::Write { file_bytes: 0, .. }),
+        "{error}"
+    );
+    let error = pack(&mut &image[..], &mut io::sink(), 3, true);
+    assert!(matches!(error, PackError::Cancelled), "{error}");
+    let error = pack(&mut &image[..], &mut io::sink(), 99, false);
+    assert!(matches!(error, PackError::NoSuchLevel { .. }), "{error}");
+}
