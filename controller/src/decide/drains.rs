@@ -158,7 +158,8 @@ impl<'a> Drains<'a, '_> {
             } else if elsewhere {
                 None
             } else {
-                self.soon_back(node).map(Held::NowhereElse)
+                self.soon_back(node, &plan.drain.cordons)
+                    .map(Held::NowhereElse)
             };
             if held.is_none() {
                 free -= 1;
@@ -222,11 +223,14 @@ impl<'a> Drains<'a, '_> {
     }
 
     /// Another node that takes no pods now and will again without anybody's doing.
-    fn soon_back(&self, node: &Node) -> Option<String> {
+    /// `cordons` are about to be.
+    fn soon_back(&self, node: &Node, cordons: &[Cordon]) -> Option<String> {
+        let is_ours =
+            |n: &Node| n.cordoned_for.is_some() || cordons.iter().any(|c| c.node.name == n.name);
         self.index
             .nodes()
             .filter(|n| n.name != node.name)
-            .find(|n| n.cordoned_for.is_some() || self.index.progresses_of(&n.name).any(goes_down))
+            .find(|n| is_ours(n) || self.index.progresses_of(&n.name).any(goes_down))
             .map(|n| n.name.clone())
     }
 

@@ -73,6 +73,8 @@ pub struct Fleet {
     pub refused: BTreeMap<String, String>,
     /// UIDs of pods that were made to go, in order, and whether by force.
     pub gone: Vec<(String, bool)>,
+    /// The same by name.
+    pub gone_names: Vec<String>,
     /// Nodes whose pods the last plan followed.
     followed: BTreeSet<String>,
     /// What the controller that works has to remember of the last plan.
@@ -169,7 +171,7 @@ impl Fleet {
     pub fn add_pod(&mut self, name: &str, node: &str, change: &serde_json::Value) {
         self.version += 1;
         self.uids += 1;
-        let uid = format!("pod-{}", self.uids);
+        let uid = format!("pod-{:05}", self.uids);
         let mut pod = json!({
             "metadata": {
                 "name": name, "namespace": "default", "uid": uid,
@@ -508,6 +510,7 @@ impl Fleet {
         }
         self.version += 1;
         self.gone.push((uid.clone(), ask.pod.forced));
+        self.gone_names.push(pod.name_any());
         let slow = pod.spec.termination_grace_period_seconds;
         let grace = ask.pod.grace.or(slow).unwrap_or(0);
         if pod.finalizers().is_empty() && grace == 0 {

@@ -1,0 +1,732 @@
+//! What a drain does to nodes and pods, by whom it is held up, and what it says.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failure here is a failed test"
+)]
+
+mod fleet;
+
+use fleet::{Fate, Fleet, phase, spec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::ResourceExt;
+use monok8s_api::{
+    GoDuration, OSUpgradeProgress,
+    osupgrade::OnDeadline,
+    osupgradeprogress::Release,
+    reason::{ProgressPhase, UpgradePhase},
+};
+use monok8s_controller::decide::planner;
+use serde_json::{Value, json};
+
+const VERSIONS: [&str; 4] = ["v1.33.4", "v1.34.6", "v1.35.1", "v1.35.3"];
+const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+
+fn started(mut fleet: Fleet) -> Fleet {
+    fleet.apply("up", spec("v1.35.1", &VERSIONS));
+    fleet.settle();
+    fleet
+}
+
+/// Takes the first node's progress to `Staged`, and the controller with it.
+fn staged(fleet: &mut Fleet, node: &str) -> String {
+    let name = fleet.progress_of(node).name_any();
+    for _ in 0..3 {
+        fleet.step(&name, Fate::Well);
+    }
+    assert_eq!(phase(&fleet.progresses[&name]), ProgressPhase::Staged);
+    fleet.settle();
+    name
+}
+
+/// Lets time pass, with a look of the controller every second.
+fn pass(fleet: &mut Fleet, seconds: u64) {
+    for _ in 0..seconds {
+        fleet.clock += 1;
+        fleet.end_pods();
+        fleet.settle();
+    }
+}
+
+fn release(fleet: &Fleet, name: &str) -> Release {
+    fleet.progresses[name].spec.release
+}
+
+fn message(fleet: &Fleet) -> &str {
+    &fleet.status("up").message
+}
+
+fn drain(fleet: &mut Fleet, change: impl FnOnce(&mut monok8s_api::osupgrade::Drain)) {
+    fleet.amend("up", |spec| change(&mut spec.rollout.drain));
+}
+
+fn unmanaged() -> Value {
+    json!({"metadata": {"ownerReferences": null}})
+}
+
+fn empty_dir() -> Value {
+    json!({"spec": {"volumes": [{"name": "cache", "emptyDir": {}}]}})
+}
+
+fn priority(priority: i32) -> Value {
+    json!({"spec": {"priority": priority}})
+}
+
+fn slow(seconds: i64) -> Value {
+    json!({"spec": {"terminationGracePeriodSeconds": seconds}})
+}
+
+#[test]
+fn a_node_is_cordoned_emptied_rebooted_and_let_go() {
+    let mut fleet = started(Fleet::of(2, "v1.34.1"));
+    fleet.add_pod("web", "n00000", &json!({}));
+    fleet.add_pod("elsewhere", "n00001", &json!({}));
+    let name = fleet.progress_of("n00000").name_any();
+    assert_eq!(release(&fleet, &name), Release::Stage);
+    for _ in 0..2 {
+        fleet.step(&name, Fate::Well);
+        fleet.settle();
+    }
+    assert!(!fleet.is_cordoned("n00000"), "pods run while bytes flow");
+    assert_eq!(fleet.pods_on("n00000"), ["web"]);
+    fleet.step(&name, Fate::Well);
+    fleet.settle();
+    assert!(fleet.is_cordoned("n00000"));
+    let uid = fleet.progresses[&name].uid();
+    assert_eq!(fleet.cordoned_for("n00000"), uid.as_ref());
+    assert!(fleet.pods_on("n00000").is_empty());
+    assert_eq!(fleet.pods_on("n00001"), ["elsewhere"]);
+    assert_eq!(release(&fleet, &name), Release::Reboot);
+    fleet.step(&name, Fate::Well);
+    fleet.settle();
+    assert!(fleet.is_cordoned("n00000"), "until its end");
+    fleet.run(|_| Fate::Well);
+    assert_eq!(fleet.status("up").phase, UpgradePhase::Completed);
+    for node in ["n00000", "n00001"] {
+        assert!(!fleet.is_cordoned(node));
+        assert_eq!(fleet.cordoned_for(node), None);
+    }
+}
+
+#[test]
+fn some_pods_stay_and_the_others_go_lowest_priority_first() {
+    let owner = |kind: &str, api: &str| {
+        json!({"metadata": {"ownerReferences": [
+            {"kind": kind, "apiVersion": api, "name": "o", "uid": "o", "controller": true}]}})
+    };
+    let own = json!({"metadata": {"namespace": "mono-system", "labels": {
+        "app.kubernetes.io/part-of": "monok8s-ota", "app.kubernetes.io/component": "controller"}}});
+    let mut fleet = started(Fleet::of(2, "v1.34.1"));
+    for (name, change) in [
+        ("a-daemon", owner("DaemonSet", "apps/v1")),
+        (
+            "a-mirror",
+            json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}}}),
+        ),
+        ("a-static", owner("Node", "v1")),
+        ("done", json!({"status": {"phase": "Succeeded"}})),
+        ("failed", json!({"status": {"phase": "Failed"}})),
+        ("our-own", own.clone()),
+        ("left", json!({"metadata": {"labels": {"keep": "yes"}}})),
+        ("precious", priority(1001)),
+    ] {
+        fleet.add_pod(name, "n00000", &change);
+    }
+    let mut elsewhere = own;
+    elsewhere["metadata"]["namespace"] = json!("default");
+    elsewhere["spec"] = json!({"priority": 1000});
+    fleet.add_pod("looks-like-ours", "n00000", &elsewhere);
+    for at in 0..12 {
+        fleet.add_pod(&format!("web-{at:02}"), "n00000", &priority(100 - at));
+    }
+    drain(&mut fleet, |drain| {
+        drain.skip_pods_with_priority_above = Some(1000);
+        drain.pod_selector =
+            Some(serde_json::from_value(json!({"matchLabels": {"keep": "yes"}})).unwrap());
+    });
+    let name = staged(&mut fleet, "n00000");
+    assert_eq!(fleet.gone.len(), 10, "not all at once");
+    assert_eq!(release(&fleet, &name), Release::Stage);
+    pass(&mut fleet, 2);
+    let gone: Vec<&str> = fleet.gone_names.iter().map(String::as_str).collect();
+    let mut expected: Vec<String> = (0..12).rev().map(|at| format!("web-{at:02}")).collect();
+    expected.push("looks-like-ours".to_owned());
+    assert_eq!(gone, expected);
+    let stay = [
+        "a-daemon", "a-mirror", "a-static", "done", "failed", "our-own", "left", "precious",
+    ];
+    assert_eq!(fleet.pods_on("n00000"), stay);
+    assert_eq!(release(&fleet, &name), Release::Reboot);
+}
+
+#[test]
+fn a_budget_blocks_is_named_and_is_tried_again() {
+    let mut fleet = started(Fleet::of(2, "v1.34.1"));
+    fleet.add_pod("web", "n00000", &json!({}));
+    let why = "PodDisruptionBudget default/web: it needs 1 healthy pods and has 1 currently";
+    fleet.refused.insert("web".into(), why.into());
+    let name = staged(&mut fleet, "n00000");
+    pass(&mut fleet, 100);
+    assert_eq!(
+        fleet.condition("up", "Progressing"),
+        ("True".into(), "Draining".into())
+    );
+    assert_eq!(
+        message(&fleet),
+        format!(
+            "0 of 2 nodes done; under way: n00000 (Staged); 1 waits for a place \
+             (rollout.maxUnavailable is 1); n00000 is drained since 2027-01-15T08:00:03Z, waiting \
+             for pod default/web: {why} (since 2027-01-15T08:00:03Z), given up at \
+             2027-01-15T08:15:03Z"
+        )
+    );
+    let told: Vec<_> = fleet
+        .told
+        .iter()
+        .filter(|n| n.reason == "DrainBlocked")
+        .collect();
+    assert_eq!(told.len(), 1);
+    assert!(
+        told[0].warning
+            && told[0].message.contains("default/web")
+            && told[0].message.contains("since")
+    );
+    fleet.refused.clear();
+    pass(&mut fleet, 31);
+    assert_eq!(release(&fleet, &name), Release::Reboot);
+}
+
+#[test]
+fn what_a_setting_protects_is_named_and_nobody_else_is_disturbed() {
+    for (pod, words, allow) in [
+        (
+            unmanaged(),
+            "pod default/lonely: no controller would make it again elsewhere (rollout.drain.deleteUnmanaged is false)",
+            (|drain| drain.delete_unmanaged = true) as fn(&mut monok8s_api::osupgrade::Drain),
+        ),
+        (
+            empty_dir(),
+            "pod default/lonely: the data of its emptyDir volume would be lost (rollout.drain.deleteEmptyDir is false)",
+            |drain| drain.delete_empty_dir = true,
+        ),
+    ] {
+        let mut fleet = started(Fleet::of(2, "v1.34.1"));
+        drain(&mut fleet, |drain| drain.delete_empty_dir = false);
+        fleet.add_pod("lonely", "n00000", &pod);
+        fleet.add_pod("web", "n00000", &json!({}));
+        let name = staged(&mut fleet, "n00000");
+        pass(&mut fleet, 30);
+        assert!(message(&fleet).contains(words), "{}", message(&fleet));
+        assert!(
+            fleet.gone.is_empty(),
+            "a drain that may be given up disturbs nobody"
+        );
+        drain(&mut fleet, allow);
+        pass(&mut fleet, 3);
+        assert!(fleet.pods_on("n00000").is_empty());
+        assert_eq!(release(&fleet, &name), Release::Reboot);
+    }
+}
+
+#[test]
+fn abort_gives_up_uncordons_and_says_what_it_waited_for() {
+    let mut fleet = started(Fleet::of(2, "v1.34.1"));
+    fleet.add_pod("web", "n00000", &json!({}));
+    fleet
+        .refused
+        .insert("web".into(), "PodDisruptionBudget default/web: no".into());
+    let name = staged(&mut fleet, "n00000");
+    pass(&mut fleet, 899);
+    assert_eq!(release(&fleet, &name), Release::Stage);
+    pass(&mut fleet, 1);
+    assert_eq!(release(&fleet, &name), Release::Hold);
+    assert!(!fleet.is_cordoned("n00000"));
+    fleet.step(&name, Fate::Well);
+    fleet.settle();
+    let failure = &fleet.status("up").failures[0];
+    assert_eq!(failure.reason, "DrainTimedOut");
+    assert!(
+        failure
+            .message
+            .contains("it waited for pod default/web: PodDisruptionBudget default/web"),
+        "{}",
+        failure.message
+    );
+    assert_eq!(fleet.status("up").phase, UpgradePhase::Failed);
+    assert_eq!(fleet.pods_on("n00000"), ["web"]);
+    let told = fleet
+        .told
+        .iter()
+        .find(|n| n.reason == "DrainTimedOut")
+        .unwrap();
+    assert!(
+        told.warning && told.message.contains("default/web"),
+        "{}",
+        told.message
+    );
+
+    // Tried again it has its whole time again, and the note is gone.
+    fleet.refused.clear();
+    fleet.touch(&name, |p| p.spec.retry_nonce = "again".into());
+    fleet.step(&name, Fate::Well);
+    fleet.settle();
+    assert!(fleet.progresses[&name].annotations().is_empty());
+    fleet.run(|_| Fate::Well);
+    assert_eq!(fleet.status("up").phase, UpgradePhase::Completed);
+}
+
+#[test]
+fn force_deletes_with_little_time_and_never_what_is_protected() {
+    let mut fleet = started(Fleet::of(2, "v1.34.1"));
+    drain(&mut fleet, |drain| {
+        drain.on_deadline = OnDeadline::Force;
+        drain.deadline = GoDuration::from_secs(60);
+    });
+    fleet.add_pod("guarded", "n00000", &slow(5));
+    fleet.add_pod("lonely", "n00000", &unmanaged());
+    fleet.add_pod("slow", "n00000", &slow(3600));
+    fleet.add_pod(
+        "stuck",
+        "n00000",
+        &json!({"metadata": {"finalizers": ["example.com/hook"]}}),
+    );
+    fleet.refused.insert(
+        "guarded".into(),
+        "PodDisruptionBudget default/guarded: no".into(),
+    );
+    let name = staged(&mut fleet, "n00000");
+    pass(&mut fleet, 59);
+    assert_eq!(fleet.pods_on("n00000").len(), 4);
+    assert!(
+        message(&fleet).contains("pod default/slow: it is ending and has a grace period of 3600 s"),
+        "{}",
+        message(&fleet)
+    );
+    pass(&mut fleet, 40);
+    assert_eq!(fleet.pods_on("n00000"), ["lonely", "stuck"]);
+    assert!(
+        message(&fleet).contains("kept by the finalizer example.com/hook"),
+        "{}",
+        message(&fleet)
+    );
+    assert_eq!(release(&fleet, &name), Release::Stage, "it may still end");
+    pass(&mut fleet, 40);
+    assert_eq!(release(&fleet, &name), Release::Reboot);
+    let forced: Vec<&str> = fleet
+        .gone
+        .iter()
+        .zip(&fleet.gone_names)
+        .filter(|((_, forced), _)| *forced)
+        .map(|(_, name)| name.as_str())
+        .collect();
+    assert_eq!(forced, ["guarded", "slow"]);
+}
+
+#[test]
+fn wait_goes_on_for_ever() {
+    let mut fleet = started(Fleet::of(2, "v1.34.1"));
+    drain(&mut fleet, |drain| drain.on_deadline = OnDeadline::Wait);
+    fleet.add_pod("web", "n00000", &json!({}));
+    fleet.refused.insert("web".into(), "no".into());
+    let name = staged(&mut fleet, "n00000");
+    for _ in 0..100 {
+        fleet.clock += 300;
+        fleet.settle();
+    }
+    assert_eq!(release(&fleet, &name), Release::Stage);
+    assert!(fleet.is_cordoned("n00000"));
+    assert_eq!(
+        fleet.condition("up", "Stalled"),
+        Default::default(),
+        "time spent draining does not count"
+    );
+}
+
+#[test]
+fn a_new_leader_counts_anew_and_knows_whose_the_cordon_is() {
+    let mut fleet = started(Fleet::of(2, "v1.34.1"));
+    fleet.add_pod("web", "n00000", &json!({}));
+    fleet.refused.insert("web".into(), "no".into());
+    let name = staged(&mut fleet, "n00000");
+    pass(&mut fleet, 600);
+    fleet.new_leader();
+    pass(&mut fleet, 600);
+    assert_eq!(release(&fleet, &name), Release::Stage);
+    pass(&mut fleet, 301);
+    assert_eq!(release(&fleet, &name), Release::Hold);
+
+    // Nobody leads while the attempt ends, or while its progress is deleted.
+    for end in [
+        (|fleet: &mut Fleet, name: &str| fleet.finish(name, ProgressPhase::Cancelled, ""))
+            as fn(&mut Fleet, &str),
+        |fleet, name| fleet.finish(name, ProgressPhase::Failed, "ReadBackMismatch"),
+        |fleet, name| fleet.finish(name, ProgressPhase::RolledBack, "FellBack"),
+        |fleet, name| drop(fleet.progresses.remove(name)),
+        |fleet, name| {
+            drop(fleet.progresses.remove(name));
+            drop(fleet.upgrades.remove("up"));
+        },
+    ] {
+        let mut fleet = started(Fleet::of(2, "v1.34.1"));
+        fleet.add_pod("web", "n00000", &json!({}));
+        fleet.refused.insert("web".into(), "no".into());
+        let name = staged(&mut fleet, "n00000");
+        end(&mut fleet, &name);
+        fleet.set_ready("n00000", false);
+        fleet.new_leader();
+        fleet.settle();
+        assert!(fleet.is_cordoned("n00000"), "not before it is Ready");
+        fleet.set_ready("n00000", true);
+        fleet.settle();
+        assert!(!fleet.is_cordoned("n00000") && fleet.cordoned_for("n00000").is_none());
+    }
+}
+
+#[test]
+fn a_persons_cordon_stays() {
+    // Before the drain, or between its download and its end.
+    let mut fleet = started(Fleet::of(2, "v1.34.1"));
+    fleet.add_pod("web", "n00000", &json!({}));
+    fleet.cordon_by_hand("n00000", true);
+    fleet.run(|_| Fate::Well);
+    assert!(fleet.pods_on("n00000").is_empty(), "emptied all the same");
+    assert!(fleet.is_cordoned("n00000"));
+    assert_eq!(fleet.status("up").phase, UpgradePhase::Completed);
+
+    // In the middle: told apart where the API server keeps a trace.
+    type Act = fn(&mut Fleet);
+    let cases: [(Act, bool); 4] = [
+        (|fleet| fleet.cordon_by_hand("n00000", true), false),
+        (
+            |fleet| {
+                fleet.cordon_by_hand("n00000", false);
+                fleet.cordon_by_hand("n00000", true);
+            },
+            true,
+        ),
+        (
+            |fleet| {
+                fleet.change_node("n00000", |node| {
+                    node.annotations_mut()
+                        .remove(monok8s_api::CORDON_ANNOTATION);
+                });
+            },
+            true,
+        ),
+        // Lifted in the middle: set again, for pods must not come.
+        (|fleet| fleet.cordon_by_hand("n00000", false), false),
+    ];
+    for (at, (act, stays)) in cases.into_iter().enumerate() {
+        let mut fleet = started(Fleet::of(2, "v1.34.1"));
+        fleet.add_pod("web", "n00000", &json!({}));
+        fleet.refused.insert("web".into(), "no".into());
+        staged(&mut fleet, "n00000");
+        act(&mut fleet);
+        fleet.settle();
+        assert!(fleet.is_cordoned("n00000"), "case {at}");
+        fleet.refused.clear();
+        fleet.run(|_| Fate::Well);
+        assert_eq!(fleet.is_cordoned("n00000"), stays, "case {at}");
+        assert_eq!(fleet.cordoned_for("n00000"), None, "case {at}");
+    }
+}
+
+#[test]
+fn with_nowhere_else_the_pods_go_down_with_their_node() {
+    let others: [fn(&mut Fleet); 3] = [
+        |_| {},
+        |fleet| {
+            fleet.add_node("z", "v1.35.1");
+            fleet.cordon_by_hand("z", true);
+        },
+        |fleet| {
+            fleet.add_node("z", "v1.35.1");
+            fleet.label("z", "monok8s.io/managed", "false");
+            fleet.set_ready("z", false);
+        },
+    ];
+    for add in others {
+        let mut fleet = Fleet::of(1, "v1.34.1");
+        add(&mut fleet);
+        fleet.apply("up", spec("v1.35.1", &VERSIONS));
+        fleet.settle();
+        fleet.add_pod("web", "n00000", &json!({}));
+        let name = fleet.progress_of("n00000").name_any();
+        for _ in 0..3 {
+            fleet.step(&name, Fate::Well);
+        }
+        let index = fleet.index();
+        let said = planner::plan(&index, &fleet.settings, fleet.now());
+        let said = &said.statuses[0].status.message;
+        assert!(said.contains(
+            "n00000 is staged, and no other node is Ready and schedulable: nothing is evicted, its pods go down with it"), "{said}");
+        fleet.settle();
+        assert_eq!(release(&fleet, &name), Release::Reboot);
+        fleet.run(|_| Fate::Well);
+        assert_eq!(fleet.pods_on("n00000"), ["web"]);
+        assert!(fleet.gone.is_empty() && fleet.told.iter().any(|n| n.reason == "PodsGoDown"));
+    }
+}
+
+#[test]
+fn two_nodes_are_never_emptied_into_each_other() {
+    let mut fleet = Fleet::of(2, "v1.34.1");
+    for node in ["n00000", "n00001"] {
+        fleet.add_pod(&format!("web-on-{node}"), node, &json!({}));
+    }
+    fleet.apply("up", spec("v1.35.1", &VERSIONS));
+    fleet.amend("up", |s| s.rollout.max_unavailable = IntOrString::Int(2));
+    fleet.settle();
+    for node in ["n00000", "n00001"] {
+        let name = fleet.progress_of(node).name_any();
+        for _ in 0..3 {
+            fleet.step(&name, Fate::Well);
+        }
+    }
+    fleet.settle();
+    assert!(fleet.is_cordoned("n00000") && !fleet.is_cordoned("n00001"));
+    assert_eq!(fleet.pods_on("n00001"), ["web-on-n00001"]);
+    assert!(message(&fleet).contains(
+        "n00001 is staged, and waits for n00000 to come back: until then there is no other node for its pods"), "{}", message(&fleet));
+    fleet.run(|_| Fate::Well);
+    assert_eq!(fleet.gone.len(), 2, "both were emptied");
+    assert!(!fleet.told.iter().any(|n| n.reason == "PodsGoDown"));
+}
+
+#[test]
+fn not_ready_nodes_hold_a_drain_up_and_a_lower_pace_does_not_wedge_it() {
+    let mut fleet = started(Fleet::of(3, "v1.34.1"));
+    fleet.add_pod("web", "n00000", &json!({}));
+    // Its own node.
+    let name = fleet.progress_of("n00000").name_any();
+    fleet.set_ready("n00000", false);
+    for _ in 0..3 {
+        fleet.step(&name, Fate::Well);
+    }
+    fleet.settle();
+    assert!(
+        message(&fleet).contains("n00000 is staged, and waits until it is Ready"),
+        "{}",
+        message(&fleet)
+    );
+    fleet.set_ready("n00000", true);
+    // Another one.
+    fleet.set_ready("n00001", false);
+    fleet.settle();
+    assert!(!fleet.is_cordoned("n00000"));
+    assert!(message(&fleet).contains(
+        "n00000 is staged, and waits for others that are down (n00001; rollout.maxUnavailable is 1)"), "{}", message(&fleet));
+    fleet.set_ready("n00001", true);
+    fleet.settle();
+    assert_eq!(release(&fleet, &name), Release::Reboot);
+
+    let mut fleet = Fleet::of(4, "v1.34.1");
+    fleet.apply("up", spec("v1.35.1", &VERSIONS));
+    fleet.amend("up", |s| s.rollout.max_unavailable = IntOrString::Int(3));
+    fleet.settle();
+    for node in ["n00000", "n00001", "n00002"] {
+        let name = fleet.progress_of(node).name_any();
+        for _ in 0..3 {
+            fleet.step(&name, Fate::Well);
+        }
+    }
+    fleet.amend("up", |s| s.rollout.max_unavailable = IntOrString::Int(1));
+    fleet.settle();
+    let rebooting = |fleet: &Fleet| {
+        fleet
+            .progresses
+            .values()
+            .filter(|p| p.spec.release == Release::Reboot)
+            .count()
+    };
+    assert_eq!(rebooting(&fleet), 1);
+    assert!(
+        message(&fleet).contains("waits for others that are down (n00000;"),
+        "{}",
+        message(&fleet)
+    );
+    fleet.run(|_| Fate::Well);
+    assert_eq!(fleet.status("up").phase, UpgradePhase::Completed);
+}
+
+#[test]
+fn a_drain_that_began_is_given_up_on_a_node_that_went_down() {
+    let mut fleet = started(Fleet::of(2, "v1.34.1"));
+    fleet.add_pod("web", "n00000", &json!({}));
+    fleet.refused.insert("web".into(), "no".into());
+    let name = staged(&mut fleet, "n00000");
+    fleet.set_ready("n00000", false);
+    fleet.refused.clear();
+    pass(&mut fleet, 60);
+    assert_eq!(
+        fleet.pods_on("n00000"),
+        ["web"],
+        "nothing is asked of a node that is not Ready"
+    );
+    assert!(
+        message(&fleet).contains("is drained since"),
+        "{}",
+        message(&fleet)
+    );
+    pass(&mut fleet, 900);
+    assert_eq!(release(&fleet, &name), Release::Hold);
+    assert!(fleet.is_cordoned("n00000"), "until it is Ready");
+    fleet.set_ready("n00000", true);
+    fleet.settle();
+    assert!(!fleet.is_cordoned("n00000"));
+}
+
+#[test]
+fn the_control_plane_goes_one_at_a_time() {
+    let mut fleet = Fleet::of(4, "v1.34.1");
+    for node in ["n00000", "n00001", "n00002"] {
+        fleet.label(node, CONTROL_PLANE, "");
+    }
+    fleet.apply("up", spec("v1.35.1", &VERSIONS));
+    fleet.amend("up", |s| {
+        s.rollout.max_unavailable = IntOrString::String("100%".into())
+    });
+    fleet.settle();
+    assert_eq!(
+        fleet.released(),
+        ["n00000", "n00003"],
+        "one of them, and whoever else may"
+    );
+    assert!(message(&fleet).contains(
+        "n00001 waits for n00000: nodes of the control plane go one at a time, and only while the others are Ready"), "{}", message(&fleet));
+    // Another upgrade counts them too.
+    let mut fleet = Fleet::of(3, "v1.34.1");
+    for (node, pool) in [("n00000", "a"), ("n00001", "b"), ("n00002", "b")] {
+        fleet.label(node, CONTROL_PLANE, "");
+        fleet.label(node, "pool", pool);
+    }
+    for (name, pool) in [("up", "a"), ("other", "b")] {
+        let mut spec = spec("v1.35.1", &VERSIONS);
+        spec["nodeSelector"] = json!({"matchLabels": {"pool": pool}});
+        fleet.apply(name, spec);
+    }
+    fleet.settle();
+    assert_eq!(fleet.released().len(), 1);
+    // None while another is not Ready, at the gate and at the drain.
+    let first = fleet.released()[0].clone();
+    let name = fleet.progress_of(&first).name_any();
+    fleet.set_ready("n00002", false);
+    for _ in 0..3 {
+        fleet.step(&name, Fate::Well);
+    }
+    fleet.settle();
+    assert!(!fleet.is_cordoned(&first));
+    assert_eq!(release(&fleet, &name), Release::Stage);
+    let said = fleet.status("up").message.clone() + &fleet.status("other").message;
+    assert!(
+        said.contains("nodes of the control plane go one at a time"),
+        "{said}"
+    );
+    fleet.set_ready("n00002", true);
+    fleet.run(|_| Fate::Well);
+    assert_eq!(fleet.status("up").phase, UpgradePhase::Completed);
+    assert_eq!(fleet.status("other").phase, UpgradePhase::Completed);
+}
+
+#[test]
+fn without_a_drain_nodes_go_straight_to_their_reboot() {
+    let mut fleet = Fleet::of(2, "v1.34.1");
+    fleet.apply("up", spec("v1.35.1", &VERSIONS));
+    drain(&mut fleet, |drain| drain.enabled = false);
+    fleet.add_pod("web", "n00000", &json!({}));
+    fleet.settle();
+    let name = fleet.progress_of("n00000").name_any();
+    assert_eq!(release(&fleet, &name), Release::Reboot);
+    fleet.run(|_| Fate::Well);
+    assert!(fleet.gone.is_empty());
+
+    // Turned off in the middle: it goes on, and the cordon is undone at the end.
+    let mut fleet = started(Fleet::of(2, "v1.34.1"));
+    fleet.add_pod("web", "n00000", &json!({}));
+    fleet.refused.insert("web".into(), "no".into());
+    let name = staged(&mut fleet, "n00000");
+    assert_eq!(release(&fleet, &name), Release::Stage);
+    drain(&mut fleet, |drain| drain.enabled = false);
+    fleet.settle();
+    assert_eq!(release(&fleet, &name), Release::Reboot);
+    fleet.run(|_| Fate::Well);
+    assert!(!fleet.is_cordoned("n00000"));
+}
+
+#[test]
+fn between_two_hops_a_node_takes_pods_again() {
+    let mut fleet = Fleet::of(2, "v1.33.1");
+    fleet.apply("up", spec("v1.35.1", &VERSIONS));
+    fleet.settle();
+    let first = fleet.progress_of("n00000").name_any();
+    fleet.arrive(&first);
+    fleet.settle();
+    assert!(!fleet.is_cordoned("n00000"));
+    let second = fleet.progress_of("n00000").name_any();
+    assert_ne!(first, second);
+    assert_eq!(release(&fleet, &second), Release::Stage);
+    fleet.add_pod("came-back", "n00000", &json!({}));
+    fleet.arrive(&second);
+    fleet.settle();
+    assert!(fleet.pods_on("n00000").is_empty());
+    assert!(!fleet.is_cordoned("n00000"));
+}
+
+#[test]
+fn a_progress_made_by_hand_is_not_drained() {
+    let mut fleet = Fleet::of(2, "v1.34.1");
+    let progress: OSUpgradeProgress = serde_json::from_value(json!({
+        "apiVersion": "monok8s.io/v1alpha1", "kind": "OSUpgradeProgress",
+        "metadata": {"name": "by-hand"},
+        "spec": {"sourceRef": {"name": "up"}, "nodeName": "n00000", "release": "Stage"},
+        "status": {"phase": "Staged"},
+    }))
+    .unwrap();
+    fleet.put_progress(progress.clone());
+    fleet.add_pod("web", "n00000", &json!({}));
+    fleet.settle();
+    assert!(!fleet.is_cordoned("n00000"));
+    assert_eq!(fleet.progresses["by-hand"].spec, progress.spec);
+    assert_eq!(fleet.pods_on("n00000"), ["web"]);
+}
+
+#[test]
+fn a_cancelled_drain_stops_where_it_is() {
+    let mut fleet = started(Fleet::of(2, "v1.34.1"));
+    fleet.add_pod("web", "n00000", &slow(1));
+    let name = fleet.progress_of("n00000").name_any();
+    for _ in 0..3 {
+        fleet.step(&name, Fate::Well);
+    }
+    fleet.touch(&name, |p| p.spec.cancel = true);
+    pass(&mut fleet, 5);
+    assert!(fleet.gone.is_empty() && !fleet.is_cordoned("n00000"));
+    assert_eq!(release(&fleet, &name), Release::Stage);
+}
+
+#[test]
+fn what_a_fresh_look_finds_keeps_a_node_up() {
+    let mut fleet = started(Fleet::of(2, "v1.34.1"));
+    let name = fleet.progress_of("n00000").name_any();
+    for _ in 0..3 {
+        fleet.step(&name, Fate::Well);
+    }
+    // Cordoned, and its pods listed; the next pod is bound after that.
+    let mut index = fleet.index();
+    let plan = loop {
+        fleet.feed(&mut index);
+        let plan = planner::plan(&index, &fleet.settings, fleet.now());
+        if !plan.drain.reboots.is_empty() {
+            break plan;
+        }
+        fleet.carry_out(plan);
+        fleet.remember(&mut index);
+    };
+    fleet.add_pod("late", "n00000", &json!({}));
+    fleet.carry_out(plan);
+    assert_eq!(release(&fleet, &name), Release::Stage);
+    fleet.settle();
+    assert!(fleet.pods_on("n00000").is_empty());
+    assert_eq!(release(&fleet, &name), Release::Reboot);
+}
