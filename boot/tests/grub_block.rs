@@ -6,6 +6,8 @@
     reason = "a test's own functions"
 )]
 
+mod needs;
+
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -218,13 +220,15 @@ fn installing_overwrites_nothing() {
 
 #[test]
 fn grubs_own_tool_reads_and_changes_the_same_block() {
-    let tool = Path::new("/usr/bin/grub-editenv");
-    if !tool.exists() {
-        println!("skipped: grub-editenv is not installed (apt-get install grub-common)");
+    if !needs::program("grub-editenv", "grub-common") {
         return;
     }
     let editenv = |path: &Path, args: &[&str]| {
-        let output = Command::new(tool).arg(path).args(args).output().unwrap();
+        let output = Command::new("grub-editenv")
+            .arg(path)
+            .args(args)
+            .output()
+            .unwrap();
         assert!(output.status.success());
         String::from_utf8(output.stdout).unwrap()
     };
@@ -261,7 +265,7 @@ fn grubs_own_tool_reads_and_changes_the_same_block() {
 #[test]
 fn a_read_only_file_system_is_named() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: mounting needs root");
+        needs::skipped("mounting needs root");
         return;
     }
     let (dir, path, _) = machine(true);
@@ -270,7 +274,7 @@ fn a_read_only_file_system_is_named() {
     let run = |args: &[&str]| Command::new("mount").args(args).status().unwrap().success();
     let (from, to) = (dir.path().to_str().unwrap(), point.to_str().unwrap());
     if !run(&["--bind", from, to]) {
-        println!("skipped: mounting is not allowed here");
+        needs::skipped("mounting is not allowed here");
         return;
     }
     assert!(run(&["-o", "remount,ro,bind", to]));

@@ -10,6 +10,8 @@
     reason = "a test's own functions"
 )]
 
+mod needs;
+
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -32,22 +34,14 @@ echo "@@ menu"
 exit
 "#;
 
-fn tools_missing() -> Option<&'static str> {
-    let there = |tool: &str| {
-        ["/usr/bin", "/usr/sbin", "/bin", "/sbin"]
-            .iter()
-            .any(|dir| Path::new(dir).join(tool).exists())
-    };
-    [
-        "grub-emu",
-        "grub-script-check",
-        "sgdisk",
-        "mkfs.ext4",
-        "script",
-    ]
-    .into_iter()
-    .find(|t| !there(t))
-}
+/// The programs, each with its Debian package.
+const PROGRAMS: [(&str, &str); 5] = [
+    ("grub-emu", "grub-emu"),
+    ("grub-script-check", "grub-common"),
+    ("sgdisk", "gdisk"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("script", "bsdutils"),
+];
 
 fn run(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().unwrap();
@@ -228,10 +222,10 @@ fn block(default: Option<&str>, trial: Option<&str>, a: Option<&str>, b: Option<
 }
 
 fn compare_all(around: Surroundings) {
-    if let Some(tool) = tools_missing() {
-        println!(
-            "skipped: {tool} is not installed (apt-get install grub-emu grub-common gdisk e2fsprogs)"
-        );
+    if !PROGRAMS
+        .iter()
+        .all(|(name, package)| needs::program(name, package))
+    {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -8,6 +8,8 @@
     reason = "a test says by a panic what it found"
 )]
 
+mod needs;
+
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -55,7 +57,7 @@ fn may_reboot() -> bool {
 fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
-        eprintln!("skipped: it takes root to make a process namespace");
+        needs::skipped("it takes root to make a process namespace");
     }
     root
 }
@@ -131,7 +133,7 @@ fn a_node_that_shares_the_machines_namespace_is_refused() {
         return;
     }
     if !in_first_namespace() {
-        eprintln!("skipped: this is not the machine's own process namespace");
+        needs::skipped("this is not the machine's own process namespace");
         return;
     }
     let harmless = [

@@ -10,6 +10,8 @@
     reason = "a test's own functions"
 )]
 
+mod needs;
+
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, symlink};
@@ -30,7 +32,9 @@ fn tool(name: &str, args: &[&str]) -> Option<String> {
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .stdin(Stdio::null())
         .output()
-        .ok()?;
+        .unwrap_or_else(|error| {
+            panic!("cannot run {name}: {error}; `make setup-test` installs it")
+        });
     if !output.status.success() {
         println!(
             "{name} {args:?}: {}",
@@ -63,7 +67,7 @@ impl LoopDisk {
 
     fn make_with(change: impl FnOnce(&mut gpt::GptDisk<File>)) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
-            println!("skipped: loop devices need root");
+            needs::skipped("loop devices need root");
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
@@ -91,7 +95,7 @@ impl LoopDisk {
         mbr.overwrite_lba0(table.device_mut()).unwrap();
         table.write().unwrap();
         let Some(node) = tool("losetup", &["--find", "--show", image.to_str().unwrap()]) else {
-            println!("skipped: no loop device is to be had");
+            needs::skipped("no loop device is to be had");
             return None;
         };
         let disk = Self {
@@ -423,7 +427,7 @@ fn refuses_swap() {
     let start = usize::try_from(table.partitions()[&3].first_lba * 512).unwrap();
     disk.not_ours = start + 4096..start + 40 * 1024;
     if tool("swapon", &[&disk.part(3)]).is_none() {
-        println!("skipped: this kernel takes no swap");
+        needs::skipped("this kernel takes no swap");
         return;
     }
     let says = "is in use: swap";

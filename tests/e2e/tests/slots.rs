@@ -18,6 +18,7 @@ use monok8s_sandbox::{
     cluster::{Cluster, ClusterOptions},
     loop_device::LoopDevice,
     node::Storage,
+    skip,
 };
 use serde_json::json;
 
@@ -141,7 +142,7 @@ fn run(command: &mut Command) -> Result<()> {
 async fn a_target_that_is_not_free_is_refused_untouched() -> Result<()> {
     let devices = LoopDevice::available();
     if !devices {
-        eprintln!("no loop devices here: block devices are left out");
+        skip::say("no loop devices here: the cases on block devices");
     }
     let mut nodes = cases::nodes(&["missing", "active", "busy"]);
     if devices {

@@ -42,6 +42,7 @@ pub mod ports;
 pub mod process;
 pub mod scratch;
 pub mod service_account;
+pub mod skip;
 pub mod supervisor;
 pub mod wait;
 

@@ -32,14 +32,12 @@ pub enum Storage {
 }
 
 impl Storage {
-    /// Whether this machine lets this process have it.
+    /// Whether this machine lets this process have it. A missing program is an error of
+    /// [`Node::start`](crate::node::Node::start), which names its package.
     pub fn available(self) -> bool {
         match self {
             Self::Files => true,
-            Self::LoopDevices => LoopDevice::available(),
-            Self::Partitions => {
-                LoopDevice::available() && Command::new("sgdisk").arg("--version").output().is_ok()
-            }
+            Self::LoopDevices | Self::Partitions => LoopDevice::available(),
         }
     }
 }
@@ -149,6 +147,13 @@ fn fill(slot: &Path, image: &Path) -> Result<()> {
     std::io::copy(&mut from, &mut to)
         .and_then(|_| to.sync_all())
         .with_context(|| format!("cannot copy {} to {}", image.display(), slot.display()))
+}
+
+/// Whether an error of [`run`] says that there is no such program.
+pub(crate) fn is_missing_program(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// Runs a program of a Debian package.

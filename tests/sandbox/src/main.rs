@@ -6,7 +6,10 @@ mod demo;
 mod live;
 mod screen;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -39,35 +42,8 @@ enum Action {
     Assets,
     /// What a status write costs the API server, with and without watches.
     BenchWatches,
-    /// End whatever was left up.
-    Down,
-    /// Answer requests to the demo's image server with a fault, such as `/rootfs-v1.36.0.ext4.zst status=404`.
-    Fault {
-        /// The path.
-        path: String,
-        /// `status=404`, `status=503/2`, `reset-after=1000`, `stall-after=1000`, …
-        fault: String,
-    },
-    /// End a path's fault.
-    Cure {
-        /// The path.
-        path: String,
-    },
-    /// Cut the power of one of the demo's nodes.
-    PowerCut {
-        /// The node, such as node-2.
-        node: String,
-    },
-    /// Put a node's power on again.
-    PowerOn {
-        /// The node.
-        node: String,
-    },
-    /// Let a node's next trial boot hang, so that it falls back.
-    FailTrial {
-        /// The node.
-        node: String,
-    },
+    #[command(flatten)]
+    Order(Order),
     /// The process behind all these.
     #[command(hide = true)]
     Supervise {
@@ -94,43 +70,24 @@ async fn main() -> ExitCode {
 }
 
 async fn run(action: Action) -> Result<ExitCode> {
-    let order = match action {
+    match action {
         Action::Demo { keep } => return demo::run(keep).await,
-        Action::ControlPlane => {
-            control_plane().await?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        Action::Assets => {
-            assets().await?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        Action::BenchWatches => {
-            bench::run().await?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        Action::Down => {
-            down().await?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        Action::Supervise { folder } => {
-            let _lock = Lock::hold(&folder)?;
-            let plan =
-                std::fs::read_to_string(folder.join("plan.json")).context("there is no plan")?;
-            supervisor::supervise(
-                &folder,
-                serde_json::from_str(&plan).context("the plan is none")?,
-            )
-            .await?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        Action::Fault { path, fault } => Order::Fault { path, fault },
-        Action::Cure { path } => Order::Cure { path },
-        Action::PowerCut { node } => Order::PowerCut { node },
-        Action::PowerOn { node } => Order::PowerOn { node },
-        Action::FailTrial { node } => Order::FailTrial { node },
-    };
-    Instance::demo().order(&order).await?;
+        Action::ControlPlane => control_plane().await?,
+        Action::Assets => assets().await?,
+        Action::BenchWatches => bench::run().await?,
+        // There may be more than the demo to end.
+        Action::Order(Order::Down) => down().await?,
+        Action::Order(order) => Instance::demo().order(&order).await?,
+        Action::Supervise { folder } => supervise(&folder).await?,
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn supervise(folder: &Path) -> Result<()> {
+    let _lock = Lock::hold(folder)?;
+    let plan = std::fs::read_to_string(folder.join("plan.json")).context("there is no plan")?;
+    let plan = serde_json::from_str(&plan).context("the plan is none")?;
+    supervisor::supervise(folder, plan).await
 }
 
 async fn assets() -> Result<()> {

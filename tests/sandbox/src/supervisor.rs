@@ -94,16 +94,15 @@ impl Description {
     }
 }
 
-/// What a running sandbox can be asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What a running sandbox can be asked for, by a line of JSON as at the prompt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, clap::Subcommand)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
-    /// Answer requests for a path with a fault, in the notation of the fault server: `status=404`,
-    /// `reset-after=1000`, …
+    /// Answer requests to the demo's image server with a fault, such as `/rootfs-v1.36.0.ext4.zst status=404`.
     Fault {
         /// The path on the image server.
         path: String,
-        /// The fault.
+        /// `status=404`, `status=503/2`, `reset-after=1000`, `stall-after=1000`, …
         fault: String,
     },
     /// End a path's fault.
@@ -111,22 +110,22 @@ pub enum Order {
         /// The path on the image server.
         path: String,
     },
-    /// Cut a node's power.
+    /// Cut the power of one of the demo's nodes.
     PowerCut {
-        /// The node.
+        /// The node, such as node-2.
         node: String,
     },
-    /// Put a node's power on.
+    /// Put a node's power on again.
     PowerOn {
         /// The node.
         node: String,
     },
-    /// Let a node's next trial boot hang.
+    /// Let a node's next trial boot hang, so that it falls back.
     FailTrial {
         /// The node.
         node: String,
     },
-    /// End everything.
+    /// End whatever was left up.
     Down,
 }
 

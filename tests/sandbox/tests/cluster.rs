@@ -14,7 +14,7 @@ use monok8s_boot::SlotName;
 use monok8s_sandbox::{
     cluster::{Cluster, ClusterOptions},
     node::{NodeOptions, Storage},
-    wait,
+    skip, wait,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -92,7 +92,7 @@ async fn agents_get_fresh_tokens_and_are_started_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_with_a_partitioned_disk_is_upgraded() {
     if !Storage::Partitions.available() {
-        eprintln!("skipped: partitions on a loop device are not to be had here");
+        skip::say("partitions on a loop device are not to be had here");
         return;
     }
     let node = NodeOptions {

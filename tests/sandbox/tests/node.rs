@@ -17,7 +17,7 @@ use monok8s_sandbox::{
     images::{self, Image, RootFs},
     kubelet,
     node::{Node, NodeOptions, Power, Storage},
-    scratch, wait,
+    scratch, skip, wait,
 };
 use tempfile::TempDir;
 
@@ -161,7 +161,7 @@ async fn registers_and_boots_its_trial(bench: &Bench, options: NodeOptions) {
 
 async fn a_node_of(storage: Storage) {
     if !storage.available() {
-        eprintln!("skipped: {storage:?} are not to be had here");
+        skip::say(&format!("{storage:?} are not to be had here"));
         return;
     }
     let bench = bench().await;
