@@ -23,6 +23,7 @@ use tempfile::TempDir;
 use crate::{
     address::Part,
     container_image,
+    control_groups::ControlGroups,
     network::Switch,
     node::{Node, Parts},
     product,
@@ -116,6 +117,7 @@ impl Cluster {
         let pods = PodAssets::find(&assets, &mut *say).await?;
         let runtime = Runtime::find(&mut *say).await?;
         let part = Part::take()?;
+        ControlGroups::remove_stale(&format!("monok8s-{}-", part.number()))?;
         let switch = Arc::new(Switch::start(&part, &folder).await?);
         say("starting etcd, kube-apiserver, kube-controller-manager and kube-scheduler");
         let plane_options = Options {
@@ -148,9 +150,12 @@ impl Cluster {
         say("making container images");
         let folder = cluster.folder.join("container-images");
         let mut container_images = container_image::make(&folder)?;
-        let product = product::archive(&folder, product::NAME)?;
-        cluster.registry =
-            Some(Registry::start(cluster.part.gateway(), &product, REPOSITORY, TAG).await?);
+        let product = product::archive(&folder, product::NAME, "local")?;
+        // Not the same image: one that a kubelet has pulled is refused to pods that know it by another
+        // name and may not pull it (KubeletEnsureSecretPulledImages, on since Kubernetes 1.35).
+        let published = product::archive(&folder.join("registry"), TAG, "registry")?;
+        let gateway = cluster.part.gateway();
+        cluster.registry = Some(Registry::start(gateway, &published, REPOSITORY, TAG).await?);
         container_images.push(product);
         for (name, number) in options.nodes.iter().zip(1..) {
             say(&format!("starting {name}"));

@@ -32,6 +32,28 @@ pub fn unified() -> bool {
 }
 
 impl ControlGroups {
+    /// Removes the groups whose names begin with `prefix`: those of a process that was killed.
+    pub fn remove_stale(prefix: &str) -> Result<()> {
+        let folders = if unified() {
+            vec![Path::new(MOUNT).join(prefix)]
+        } else {
+            version_1(prefix)?
+        };
+        for parent in folders.iter().filter_map(|folder| folder.parent()) {
+            let entries = fs::read_dir(parent)
+                .with_context(|| format!("cannot read {}", parent.display()))?;
+            for path in entries.flatten().map(|entry| entry.path()) {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                if name.starts_with(prefix) {
+                    remove_below(&path);
+                    // One that is not empty is told of by whoever makes it again.
+                    let _ = fs::remove_dir(&path);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the groups called `name`.
     pub fn make(name: &str) -> Result<Self> {
         let groups = Self {

@@ -32,7 +32,7 @@ use crate::{
 const RUNTIME: &str = "/run/runtime";
 /// Where the kubelet is in the node.
 const KUBELET: &str = "/run/kubelet-program";
-/// While this file is there, a kubelet that ends is not started again.
+/// While this file is there, the kubelet is down. A reboot leaves none.
 pub const KUBELET_HELD: &str = "/run/kubelet-held";
 
 /// How long containerd may take to answer, and the cable to be plugged in.
@@ -361,10 +361,12 @@ impl Services {
             // An orphan.
             Some(_) => {}
         }
-        if self.kubelet.is_none() && !Path::new(KUBELET_HELD).exists() {
-            self.start_kubelet()?;
+        match (&mut self.kubelet, Path::new(KUBELET_HELD).exists()) {
+            (None, false) => self.start_kubelet(),
+            // It is buried in the next round.
+            (Some(kubelet), true) => kubelet.kill().context("cannot end the kubelet"),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 

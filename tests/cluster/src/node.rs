@@ -185,14 +185,18 @@ impl Node {
 
     /// Kills the kubelet and keeps it down, or lets it run again. A reboot starts it in any case.
     pub async fn set_kubelet_running(&self, running: bool) -> Result<()> {
-        if running {
-            self.run(["rm", "-f", KUBELET_HELD]).await?;
-        } else {
-            self.run(["touch", KUBELET_HELD]).await?;
-            self.run(["sh", "-c", "kill -9 $(pidof kubelet-program)"])
-                .await?;
-        }
-        Ok(())
+        let how = if running { "rm -f" } else { "touch" };
+        self.run(["sh", "-c", &format!("{how} {KUBELET_HELD}")])
+            .await
+            .map(drop)
+    }
+
+    /// Where a file of the node is to be had from outside, while it runs.
+    pub fn path(&self, inside: &str) -> Result<PathBuf> {
+        Ok(PathBuf::from(format!(
+            "/proc/{}/root{inside}",
+            self.running()?.pid
+        )))
     }
 
     /// Runs a program in the node, as a person at its console would.
@@ -251,13 +255,15 @@ impl Node {
 
     /// The ends of its logs, for a message.
     pub fn logs(&self) -> String {
-        let inside = |name: &str| {
-            let pid = self.running().map_or(0, |running| running.pid);
-            format!("/proc/{pid}/root/var/log/{name}.log")
-        };
         let mut text = format!("{}\n", self.name());
-        for path in [inside("containerd"), inside("kubelet")] {
-            text = format!("{text}\n{path}:\n{}", process::tail(Path::new(&path)));
+        for name in ["containerd", "kubelet"] {
+            let path = self
+                .path(&format!("/var/log/{name}.log"))
+                .unwrap_or_default();
+            text = format!(
+                "{text}\nthe end of its {name}.log:\n{}",
+                process::tail(&path)
+            );
         }
         text
     }

@@ -25,8 +25,9 @@ pub const NAME: &str = "localhost/monok8s/ota:local";
 /// Fast: it is unpacked a moment later.
 const LEVEL: i32 = 1;
 
-/// Packs the image under a name, and returns its archive in `folder`.
-pub fn archive(folder: &Path, name: &str) -> Result<PathBuf> {
+/// Packs the image under a name, and returns its archive in `folder`. Two with another `revision` are
+/// different images.
+pub fn archive(folder: &Path, name: &str, revision: &str) -> Result<PathBuf> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let stripped = tempfile::tempdir_in(folder).context("no folder for the programs")?;
     let mut newest = UNIX_EPOCH;
@@ -51,7 +52,7 @@ pub fn archive(folder: &Path, name: &str) -> Result<PathBuf> {
         about: About {
             name: name.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            revision: None,
+            revision: Some(revision.to_owned()),
             epoch: epoch.as_secs(),
         },
         programs: BTreeMap::from([(platform, programs::ready_built(stripped.path())?)]),

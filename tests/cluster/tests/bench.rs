@@ -4,7 +4,7 @@ use std::{path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use kube::{
-    Api, Client, ResourceExt as _,
+    Api, Client,
     api::{DeleteParams, ListParams},
 };
 use monok8s_api::{OSNode, OSUpgrade, OSUpgradeProgress};
@@ -16,28 +16,28 @@ use monok8s_sandbox::{kubectl::Kubectl, scratch, wait};
 use tokio::process::Command;
 
 /// How long anything may take before a test gives up. Generous: the machine may be busy with builds.
-pub const LIMIT: Duration = Duration::from_secs(180);
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 
 /// What the nodes begin with.
-pub const FIRST: &str = "v1.34.1";
+pub(crate) const FIRST: &str = "v1.34.1";
 /// What the whole fleet is upgraded to.
-pub const FLEET: &str = "v1.34.2";
+pub(crate) const FLEET: &str = "v1.34.2";
 /// What single nodes are switched between.
-pub const SINGLE: [&str; 2] = ["v1.34.3", "v1.34.4"];
+pub(crate) const SINGLE: [&str; 2] = ["v1.34.3", "v1.34.4"];
 
 /// The namespace of the product.
-pub const NAMESPACE: &str = "mono-system";
+pub(crate) const NAMESPACE: &str = "mono-system";
 
 /// The cluster.
-pub struct Bench {
-    pub cluster: Cluster,
-    pub client: Client,
-    pub kubectl: Kubectl,
+pub(crate) struct Bench {
+    pub(crate) cluster: Cluster,
+    pub(crate) client: Client,
+    pub(crate) kubectl: Kubectl,
 }
 
 impl Bench {
     /// Brings it up, and the product in it.
-    pub async fn start() -> Result<Self> {
+    pub(crate) async fn start() -> Result<Self> {
         let cluster = Cluster::start(ClusterOptions {
             version: FIRST.into(),
             images: [FLEET, SINGLE[0], SINGLE[1]].map(str::to_owned).to_vec(),
@@ -62,7 +62,7 @@ impl Bench {
     }
 
     /// Waits until the product's pods are up and every node has said which version it runs.
-    pub async fn wait_idle(&self) -> Result<()> {
+    pub(crate) async fn wait_idle(&self) -> Result<()> {
         for workload in ["deployment/controller", "daemonset/node-agent"] {
             let status = format!("kubectl -n {NAMESPACE} rollout status {workload} --timeout=180s");
             self.shell(&status).await?;
@@ -74,7 +74,7 @@ impl Bench {
     }
 
     /// Types a line at a prompt in the source tree, and returns what it prints.
-    pub async fn shell(&self, line: &str) -> Result<String> {
+    pub(crate) async fn shell(&self, line: &str) -> Result<String> {
         let output = self.prompt(line).output();
         let output = tokio::time::timeout(2 * LIMIT, output)
             .await
@@ -103,7 +103,7 @@ impl Bench {
     }
 
     /// What a node says that it runs.
-    pub async fn version(&self, node: &Node) -> Result<String> {
+    pub(crate) async fn version(&self, node: &Node) -> Result<String> {
         let api: Api<OSNode> = Api::all(self.client.clone());
         let object = api.get_opt(node.name()).await?;
         Ok(object
@@ -113,7 +113,7 @@ impl Bench {
     }
 
     /// Waits until a node says that it runs `version`, or any.
-    pub async fn wait_version(&self, node: &Node, version: Option<&str>) -> Result<()> {
+    pub(crate) async fn wait_version(&self, node: &Node, version: Option<&str>) -> Result<()> {
         let wanted = version.unwrap_or("any version");
         let what = format!("{} to run {wanted}", node.name());
         let seen = wait::until(&what, LIMIT, || async {
@@ -125,7 +125,7 @@ impl Bench {
     }
 
     /// Waits until there is a pod of the product on a node for which `done` holds.
-    pub async fn wait_agent(
+    pub(crate) async fn wait_agent(
         &self,
         node: &Node,
         what: &str,
@@ -140,7 +140,7 @@ impl Bench {
     }
 
     /// The agents' pods on a node.
-    pub async fn agents(&self, node: &Node) -> Result<Vec<k8s_openapi::api::core::v1::Pod>> {
+    pub(crate) async fn agents(&self, node: &Node) -> Result<Vec<k8s_openapi::api::core::v1::Pod>> {
         let api = Api::namespaced(self.client.clone(), NAMESPACE);
         let fields = format!("spec.nodeName={}", node.name());
         let selected = ListParams::default()
@@ -150,7 +150,7 @@ impl Bench {
     }
 
     /// Deletes every upgrade and progress, and waits until they are gone.
-    pub async fn forget_upgrades(&self) -> Result<()> {
+    pub(crate) async fn forget_upgrades(&self) -> Result<()> {
         let all = ListParams::default();
         let upgrades: Api<OSUpgrade> = Api::all(self.client.clone());
         let progresses: Api<OSUpgradeProgress> = Api::all(self.client.clone());
@@ -167,7 +167,7 @@ impl Bench {
     }
 
     /// What can be seen of the cluster, for a failed test's message.
-    pub async fn state(&self) -> String {
+    pub(crate) async fn state(&self) -> String {
         let mut text = String::new();
         for line in [
             "kubectl get nodes",
@@ -190,7 +190,7 @@ impl Bench {
 }
 
 /// Whether a pod's first container is ready.
-pub fn is_ready(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
+pub(crate) fn is_ready(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
     let statuses = pod
         .status
         .as_ref()

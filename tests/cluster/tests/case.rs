@@ -1,7 +1,7 @@
 //! A test of one node: an image on a path of its own, a progress written by hand.
 
 use anyhow::{Context, Result, ensure};
-use kube::{Api, ResourceExt as _};
+use kube::ResourceExt as _;
 use monok8s_api::{OSUpgradeProgress, reason::ProgressPhase};
 use monok8s_cluster::{node::Node, power::Running};
 use monok8s_e2e::objects;
@@ -9,20 +9,20 @@ use monok8s_sandbox::{
     image_server::{Content, Fault},
     wait,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::bench::{Bench, LIMIT, SINGLE, is_ready};
 
 /// A node and what a test does with it.
-pub struct Case<'a> {
-    pub bench: &'a Bench,
-    pub node: &'a Node,
+pub(crate) struct Case<'a> {
+    pub(crate) bench: &'a Bench,
+    pub(crate) node: &'a Node,
     name: String,
 }
 
 impl<'a> Case<'a> {
     /// `test` is what its objects are called after.
-    pub fn new(bench: &'a Bench, node: &'a Node, test: &str) -> Self {
+    pub(crate) fn new(bench: &'a Bench, node: &'a Node, test: &str) -> Self {
         let word = test.rsplit(':').next().unwrap_or(test).replace('_', "-");
         Self {
             bench,
@@ -36,13 +36,13 @@ impl<'a> Case<'a> {
     }
 
     /// The name of its progress.
-    pub fn progress_name(&self) -> String {
+    pub(crate) fn progress_name(&self) -> String {
         format!("{}-{}", self.name, self.node.name())
     }
 
     /// Serves the image that the node does not run and writes a progress to it by hand. With a
     /// `fault` the server answers every request so, until [`cure`](Self::cure).
-    pub async fn begin(&self, release: &str, fault: Option<Fault>) -> Result<Attempt<'_>> {
+    pub(crate) async fn begin(&self, release: &str, fault: Option<Fault>) -> Result<Attempt<'_>> {
         let bench = self.bench;
         let from = bench.version(self.node).await?;
         let to = SINGLE[usize::from(from == SINGLE[0])];
@@ -60,6 +60,37 @@ impl<'a> Case<'a> {
         let url = server.url(&self.path());
         let both = objects::by_hand(&name, node, image, &url, release, &more);
         objects::apply(&bench.kubectl, &both).await?;
+        self.attempt(from, to)
+    }
+
+    /// Ends the server's fault.
+    pub(crate) fn cure(&self) {
+        self.bench.cluster.image_server().cure(&self.path());
+    }
+
+    /// An OSUpgrade of this node alone, which the controller serves, to the image that the node does
+    /// not run. `drain` is its `rollout.drain`.
+    pub(crate) async fn begin_upgrade(&self, drain: Value) -> Result<Attempt<'_>> {
+        let bench = self.bench;
+        let from = bench.version(self.node).await?;
+        let to = SINGLE[usize::from(from == SINGLE[0])];
+        let upgrade = json!({
+            "apiVersion": "monok8s.io/v1alpha1",
+            "kind": "OSUpgrade",
+            "metadata": {"name": self.progress_name()},
+            "spec": {
+                "version": to,
+                "allowDowngrade": true,
+                "nodeSelector": {"matchLabels": {"kubernetes.io/hostname": self.node.name()}},
+                "catalog": objects::inline(bench.cluster.catalog(&[to])?),
+                "rollout": {"drain": drain},
+            },
+        });
+        objects::apply(&bench.kubectl, &upgrade).await?;
+        self.attempt(from, to)
+    }
+
+    fn attempt(&self, from: String, to: &str) -> Result<Attempt<'_>> {
         Ok(Attempt {
             case: self,
             from,
@@ -68,33 +99,33 @@ impl<'a> Case<'a> {
         })
     }
 
-    /// Ends the server's fault.
-    pub fn cure(&self) {
-        self.bench.cluster.image_server().cure(&self.path());
-    }
-
-    /// Waits until the image was asked for so often.
-    pub async fn wait_asked(&self, times: usize) -> Result<()> {
-        let server = self.bench.cluster.image_server();
-        wait::until("the image to be asked for", LIMIT, || async {
-            let asked = server
-                .requests()
-                .iter()
-                .filter(|r| r.path() == self.path())
-                .count();
-            Ok((asked >= times).then_some(()))
-        })
-        .await
-    }
-
     /// The progress.
-    pub async fn progress(&self) -> Result<OSUpgradeProgress> {
-        let api: Api<OSUpgradeProgress> = Api::all(self.bench.client.clone());
-        Ok(api.get(&self.progress_name()).await?)
+    pub(crate) async fn progress(&self) -> Result<OSUpgradeProgress> {
+        let (name, node) = (self.progress_name(), self.node.name());
+        let mut all = objects::progresses(&self.bench.client, &name, node).await?;
+        all.pop().context("there is no progress")
+    }
+
+    /// Asks for another attempt.
+    pub(crate) async fn retry(&self) -> Result<()> {
+        let name = self.progress().await?.name_any();
+        objects::patch(&self.bench.kubectl, &name, &json!({"retryNonce": "again"})).await
+    }
+
+    /// Whether the record on the node's disk says that the slot holds the whole image.
+    pub(crate) fn is_proven(&self) -> bool {
+        let read = || -> Result<Value> {
+            let path = self.node.path("/var/lib/monok8s/record.json")?;
+            Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+        };
+        let record = read().unwrap_or_default();
+        let mut attempts = record["attempts"].as_array().into_iter().flatten();
+        let name = self.progress_name();
+        attempts.any(|attempt| attempt["name"] == *name && !attempt["proven"].is_null())
     }
 
     /// Waits until the progress is in a phase.
-    pub async fn wait_phase(&self, phase: ProgressPhase) -> Result<OSUpgradeProgress> {
+    pub(crate) async fn wait_phase(&self, phase: ProgressPhase) -> Result<OSUpgradeProgress> {
         let what = format!("{} to be {phase}", self.progress_name());
         let seen = wait::until(&what, LIMIT, || async {
             let now = self.progress().await.ok();
@@ -109,7 +140,7 @@ impl<'a> Case<'a> {
 
     /// Leaves the node as the next test wants it: powered, connected, its kubelet and agent at work,
     /// its objects gone.
-    pub async fn tidy(&self) -> Result<()> {
+    pub(crate) async fn tidy(&self) -> Result<()> {
         self.cure();
         self.node.set_connected(true)?;
         if self.node.running().is_err() {
@@ -121,6 +152,16 @@ impl<'a> Case<'a> {
             let gone = ["delete", kind, &name, "--ignore-not-found", "--timeout=60s"];
             self.bench.kubectl.ok(gone).await?;
         }
+        let label = format!("case={name}");
+        let kinds = "poddisruptionbudgets,deployments,pods";
+        self.bench
+            .kubectl
+            .ok(["delete", kinds, "-l", &label, "--wait=false"])
+            .await?;
+        self.bench
+            .kubectl
+            .ok(["uncordon", self.node.name()])
+            .await?;
         self.node.wait_ready().await?;
         self.bench
             .wait_agent(self.node, "ready", is_ready)
@@ -130,18 +171,18 @@ impl<'a> Case<'a> {
 }
 
 /// An attempt that has begun.
-pub struct Attempt<'a> {
+pub(crate) struct Attempt<'a> {
     case: &'a Case<'a>,
     /// The version that ran when it began.
-    pub from: String,
+    pub(crate) from: String,
     /// The version it is for.
-    pub to: String,
+    pub(crate) to: String,
     before: Running,
 }
 
 impl Attempt<'_> {
     /// It ends `Completed` in its first attempt, with `boots` boots in all.
-    pub async fn completes(&self, boots: u32) -> Result<()> {
+    pub(crate) async fn completes(&self, boots: u32) -> Result<()> {
         let case = self.case;
         let progress = case.wait_phase(ProgressPhase::Completed).await?;
         let status = progress.status.clone().unwrap_or_default();
@@ -160,8 +201,21 @@ impl Attempt<'_> {
         Ok(())
     }
 
+    /// The same, in however many attempts.
+    pub(crate) async fn completes_at_last(&self, boots: u32) -> Result<()> {
+        self.case.wait_phase(ProgressPhase::Completed).await?;
+        self.runs(&self.to, boots).await
+    }
+
+    /// It is the boot in which it began.
+    pub(crate) fn not_rebooted(&self) -> Result<()> {
+        let now = self.case.node.running()?;
+        ensure!(now == self.before, "it rebooted: {now:?}");
+        Ok(())
+    }
+
     /// It ends `RolledBack`, on the system that ran before, with `boots` boots in all.
-    pub async fn rolls_back(&self, boots: u32) -> Result<()> {
+    pub(crate) async fn rolls_back(&self, boots: u32) -> Result<()> {
         let case = self.case;
         let progress = case.wait_phase(ProgressPhase::RolledBack).await?;
         let status = progress.status.unwrap_or_default();

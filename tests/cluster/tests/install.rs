@@ -1,13 +1,18 @@
 //! Installed as its users install it.
 
+use std::fs;
+
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{Api, ResourceExt as _, api::ListParams};
 
-use crate::bench::{Bench, FIRST, NAMESPACE};
+use monok8s_cluster::{node::Node, product::NAME};
+use monok8s_sandbox::scratch;
+
+use crate::bench::{Bench, FIRST, NAMESPACE, is_ready};
 
 /// `kubectl apply -k manifests` and a label have brought up every agent with a token of its own.
-pub async fn the_manifests_as_they_stand_make_a_working_fleet(bench: &Bench) -> Result<()> {
+pub(crate) async fn the_manifests_as_they_stand_make_a_working_fleet(bench: &Bench) -> Result<()> {
     for node in bench.cluster.nodes() {
         bench.wait_version(node, Some(FIRST)).await?;
     }
@@ -21,7 +26,7 @@ pub async fn the_manifests_as_they_stand_make_a_working_fleet(bench: &Bench) -> 
 }
 
 /// The line of docs/install.md, with the controller gone.
-pub async fn a_node_creates_the_controller(bench: &Bench) -> Result<()> {
+pub(crate) async fn a_node_creates_the_controller(bench: &Bench) -> Result<()> {
     remove_controller(bench).await?;
     bench
         .shell(
@@ -30,12 +35,12 @@ pub async fn a_node_creates_the_controller(bench: &Bench) -> Result<()> {
         )
         .await?;
     bench.wait_idle().await?;
-    ensure!(image(bench).await? == monok8s_cluster::product::NAME);
+    ensure!(image(bench).await? == NAME);
     Ok(())
 }
 
 /// The same with `--image`, from a registry; then back.
-pub async fn a_node_creates_the_controller_from_a_registry(bench: &Bench) -> Result<()> {
+pub(crate) async fn a_node_creates_the_controller_from_a_registry(bench: &Bench) -> Result<()> {
     remove_controller(bench).await?;
     let name = bench.cluster.pulled_image()?;
     let line = format!(
@@ -64,6 +69,174 @@ pub async fn a_node_creates_the_controller_from_a_registry(bench: &Bench) -> Res
     }
     bench.shell("kubectl apply -k manifests").await?;
     bench.wait_idle().await
+}
+
+/// The troubleshooting page's words for a node whose runtime does not have the image, and its cure, typed there.
+pub(crate) async fn a_node_without_the_image_says_so_and_its_page_cures_it(
+    bench: &Bench,
+) -> Result<()> {
+    const REASON: &str = "ErrImageNeverPull";
+    let page = scratch::repository().join("docs/troubleshoot.md");
+    let page = fs::read_to_string(page).context("no page")?;
+    let (_, words) = page
+        .split_once(REASON)
+        .context("the page does not name the reason")?;
+    let cure = words
+        .lines()
+        .find(|line| line.starts_with("ctr "))
+        .context("the page has no cure")?;
+
+    let node = bench.cluster.nodes().last().context("no node")?;
+    forget_image(node).await?;
+    let old = bench.wait_agent(node, "ready", is_ready).await?;
+    let delete = format!(
+        "kubectl delete pod -n {NAMESPACE} {} --wait=true",
+        old.name_any()
+    );
+    bench.shell(&delete).await?;
+    let stuck = bench
+        .wait_agent(node, REASON, |pod| waiting_for(pod) == Some(REASON))
+        .await?;
+    // What an operator sees.
+    let seen = bench
+        .shell(&format!("kubectl -n {NAMESPACE} get pods -o wide"))
+        .await?;
+    let line = seen
+        .lines()
+        .find(|line| line.starts_with(&stuck.name_any()));
+    ensure!(line.is_some_and(|line| line.contains(REASON)), "{seen}");
+    let described = format!("kubectl -n {NAMESPACE} describe pod {}", stuck.name_any());
+    let seen = bench.shell(&described).await?;
+    ensure!(seen.contains(NAME), "{seen}");
+
+    let typed = format!("cd /run/images && {cure}");
+    node.run(["sh", "-c", &typed]).await?;
+    let cured = bench.wait_agent(node, "ready", is_ready).await?;
+    ensure!(
+        cured.name_any() == stuck.name_any(),
+        "another pod took its place: the cure was not needed"
+    );
+    Ok(())
+}
+
+/// Takes the product's image out of the node's runtime, under each of its names.
+async fn forget_image(node: &Node) -> Result<()> {
+    let list = ["ctr", "-n", "k8s.io", "images", "ls"];
+    let listed = node.run(list).await?;
+    let digest = listed
+        .lines()
+        .filter_map(|line| {
+            line.split_whitespace()
+                .collect::<Vec<_>>()
+                .get(..3)
+                .map(<[_]>::to_vec)
+        })
+        .find(|columns| columns[0] == NAME)
+        .with_context(|| format!("there is no {NAME}:\n{listed}"))?[2]
+        .to_owned();
+    for line in listed.lines().filter(|line| line.contains(&digest)) {
+        let name = line.split_whitespace().next().context("no name")?;
+        let remove = ["ctr", "-n", "k8s.io", "images", "rm", "--sync", name];
+        node.run(remove).await?;
+    }
+    Ok(())
+}
+
+/// What a pod's container waits for.
+fn waiting_for(pod: &Pod) -> Option<&str> {
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    let waiting = statuses.first()?.state.as_ref()?.waiting.as_ref()?;
+    waiting.reason.as_deref()
+}
+
+/// What docs/security.md says of both pods, by the kernel's and by the API server's account.
+pub(crate) async fn the_pods_have_the_rights_that_the_page_says(bench: &Bench) -> Result<()> {
+    bench.wait_idle().await?;
+    // The API server names the pods that a level would refuse.
+    let warned = bench
+        .shell(&format!(
+            "kubectl label namespace {NAMESPACE} --overwrite --dry-run=server \
+             pod-security.kubernetes.io/enforce=restricted 2>&1"
+        ))
+        .await?;
+    let refused: Vec<&str> = warned
+        .lines()
+        .filter_map(|line| line.strip_prefix("Warning: "))
+        .filter(|line| !line.starts_with("existing pods"))
+        .collect();
+    ensure!(
+        !refused.is_empty() && refused.iter().all(|line| line.starts_with("node-agent-")),
+        "{warned}"
+    );
+    let mut controllers = 0;
+    for node in bench.cluster.nodes() {
+        let agents = processes(node, "node-agent").await?;
+        ensure!(agents.len() == 1, "{agents:?}");
+        for agent in agents {
+            ensure!(agent.value("Uid:") == Some("0"), "{agent:?}");
+            ensure!(agent.read_only_root, "{agent:?}");
+        }
+        for controller in processes(node, "controller").await? {
+            controllers += 1;
+            ensure!(controller.value("Uid:") == Some("65532"), "{controller:?}");
+            ensure!(controller.value("Gid:") == Some("65532"), "{controller:?}");
+            for kind in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+                let none = controller
+                    .value(kind)
+                    .is_some_and(|set| set.bytes().all(|digit| digit == b'0'));
+                ensure!(none, "{kind} {controller:?}");
+            }
+            ensure!(
+                controller.value("NoNewPrivs:") == Some("1"),
+                "{controller:?}"
+            );
+            // SECCOMP_MODE_FILTER
+            ensure!(controller.value("Seccomp:") == Some("2"), "{controller:?}");
+            ensure!(controller.read_only_root, "{controller:?}");
+        }
+    }
+    ensure!(controllers == 2, "{controllers} controllers run");
+    Ok(())
+}
+
+/// A process as `/proc` tells of it.
+#[derive(Debug)]
+struct Process {
+    status: String,
+    read_only_root: bool,
+}
+
+impl Process {
+    /// The first word of a line of its status.
+    fn value(&self, key: &str) -> Option<&str> {
+        let line = self
+            .status
+            .lines()
+            .find_map(|line| line.strip_prefix(key))?;
+        line.split_whitespace().next()
+    }
+}
+
+/// The processes on a node that run `program` of the image.
+async fn processes(node: &Node, program: &str) -> Result<Vec<Process>> {
+    let find = format!(
+        "for p in /proc/[0-9]*; do [ \"$(cat $p/comm)\" = {program} ] && echo $p; done; true"
+    );
+    let mut found = Vec::new();
+    for folder in node.run(["sh", "-c", &find]).await?.lines() {
+        let status = node.run(["cat", &format!("{folder}/status")]).await?;
+        let mounts = node.run(["cat", &format!("{folder}/mountinfo")]).await?;
+        let root = mounts
+            .lines()
+            .map(|line| line.split(' ').collect::<Vec<_>>())
+            .rfind(|fields| fields.get(4) == Some(&"/"));
+        let read_only_root = root.is_some_and(|fields| fields[5].split(',').any(|o| o == "ro"));
+        found.push(Process {
+            status,
+            read_only_root,
+        });
+    }
+    Ok(found)
 }
 
 async fn remove_controller(bench: &Bench) -> Result<()> {

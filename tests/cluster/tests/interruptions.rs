@@ -13,21 +13,23 @@ use crate::{
     case::Case,
 };
 
-/// So slow that the download of an image takes about 10 s.
+/// So slow that there is time to do something while an image is fetched: about 10 s.
 fn slow() -> Fault {
     Fault::Drip {
-        bytes: 48 << 10,
+        bytes: 40 << 10,
         every: Duration::from_millis(100),
     }
 }
 
 /// A server that stops in the middle.
-pub fn stalled() -> Fault {
+pub(crate) fn stalled() -> Fault {
     Fault::StallAfter(1 << 20)
 }
 
 /// Every agent is replaced by a new one while it downloads.
-pub async fn the_daemonset_is_updated_in_the_middle_of_a_download(bench: &Bench) -> Result<()> {
+pub(crate) async fn the_daemonset_is_updated_in_the_middle_of_a_download(
+    bench: &Bench,
+) -> Result<()> {
     let nodes = bench.cluster.nodes();
     let cases: Vec<Case<'_>> = nodes
         .iter()
@@ -64,7 +66,7 @@ pub async fn the_daemonset_is_updated_in_the_middle_of_a_download(bench: &Bench)
 }
 
 /// Every agent is killed by the kernel, again and again, until somebody gives it more memory.
-pub async fn the_agents_run_out_of_memory(bench: &Bench) -> Result<()> {
+pub(crate) async fn the_agents_run_out_of_memory(bench: &Bench) -> Result<()> {
     let nodes = bench.cluster.nodes();
     let cases: Vec<Case<'_>> = nodes
         .iter()
@@ -117,7 +119,7 @@ fn ran_out_of_memory(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
 }
 
 /// The next agent carries on.
-pub async fn the_agents_pod_is_deleted(case: &Case<'_>) -> Result<()> {
+pub(crate) async fn the_agents_pod_is_deleted(case: &Case<'_>) -> Result<()> {
     let attempt = case.begin("Reboot", Some(stalled())).await?;
     case.wait_phase(ProgressPhase::Downloading).await?;
     let old = case
@@ -140,68 +142,65 @@ pub async fn the_agents_pod_is_deleted(case: &Case<'_>) -> Result<()> {
 }
 
 /// The download goes on; the switch waits until the API server has been asked.
-pub async fn the_api_server_is_out_of_reach(case: &Case<'_>) -> Result<()> {
-    let attempt = case.begin("Reboot", Some(stalled())).await?;
+pub(crate) async fn the_api_server_is_out_of_reach(case: &Case<'_>) -> Result<()> {
+    let attempt = case.begin("Reboot", Some(slow())).await?;
     case.wait_phase(ProgressPhase::Downloading).await?;
     let api_server = case.bench.cluster.part().api_server().to_string();
-    let route = ["ip", "route", "add", "blackhole", &api_server];
-    case.node
-        .run(route)
-        .await
-        .context("cannot cut the node off")?;
-    let asked = case.bench.cluster.image_server().body_bytes();
-    case.cure();
-    wait::until("the node to be missed", LIMIT, || async {
-        let shown = case
-            .bench
-            .shell(&format!(
-                "kubectl get node {} --no-headers",
-                case.node.name()
-            ))
-            .await?;
-        Ok(shown.contains("NotReady").then_some(()))
+    let cut = async |what| {
+        let command = ["ip", "route", what, "blackhole", &api_server];
+        case.node
+            .run(command)
+            .await
+            .context("cannot change the node's routes")
+    };
+    cut("add").await?;
+    wait::until("the proof on the disk", LIMIT, || async {
+        Ok(case.is_proven().then_some(()))
     })
     .await?;
-    let proven = "grep -q '\"proven\"' /var/lib/monok8s/*.json";
-    let _ = (asked, proven);
-    let running = case.node.running()?;
-    let away = ["ip", "route", "del", "blackhole", &api_server];
-    case.node
-        .run(away)
-        .await
-        .context("cannot connect the node again")?;
-    let before = case.progress().await?;
-    ensure!(
-        running.number == case.node.running()?.number,
-        "it rebooted without asking: {before:?}"
-    );
+    let name = case.node.name();
+    wait::until("the node to be missed", LIMIT, || async {
+        let line = format!("kubectl get node {name} --no-headers");
+        Ok(case
+            .bench
+            .shell(&line)
+            .await?
+            .contains("NotReady")
+            .then_some(()))
+    })
+    .await?;
+    attempt.not_rebooted()?;
+    cut("delete").await?;
     attempt.completes(1).await
 }
 
 /// An agent needs no kubelet to get its node upgraded.
-pub async fn the_kubelet_is_down(case: &Case<'_>) -> Result<()> {
-    let attempt = case.begin("Reboot", Some(stalled())).await?;
+pub(crate) async fn the_kubelet_is_down(case: &Case<'_>) -> Result<()> {
+    let attempt = case.begin("Reboot", Some(slow())).await?;
     case.wait_phase(ProgressPhase::Downloading).await?;
     case.node.set_kubelet_running(false).await?;
-    case.cure();
     // The reboot brings the kubelet back.
     attempt.completes(1).await
 }
 
-/// Nothing is lost, and when there is room again the attempt goes on, or the next one does.
-pub async fn the_disk_is_full(case: &Case<'_>) -> Result<()> {
-    let attempt = case.begin("Reboot", Some(stalled())).await?;
+/// The agent cannot note the proof, so nothing is switched; with room again the upgrade is finished.
+pub(crate) async fn the_disk_is_full(case: &Case<'_>) -> Result<()> {
+    let attempt = case.begin("Reboot", Some(slow())).await?;
     case.wait_phase(ProgressPhase::Downloading).await?;
-    let fill = "dd if=/dev/zero of=/var/lib/fill bs=1M 2>/dev/null; sync -f /var/lib/fill; df /var";
+    // Until nothing more fits in.
+    let fill = "cat /dev/zero > /var/lib/fill; sync --file-system /var/lib/fill";
     case.node.run(["sh", "-c", fill]).await?;
-    let running = case.node.running()?;
-    case.cure();
-    wait::until("the agent to meet the full disk", LIMIT, || async {
+    let met = wait::until("the agent to meet the full disk", LIMIT, || async {
         let status = case.progress().await?.status.unwrap_or_default();
-        Ok((status.phase != ProgressPhase::Downloading).then_some(()))
+        let failed = status.phase == ProgressPhase::Failed;
+        Ok((failed || status.message.contains("No space left")).then_some(status))
     })
     .await?;
+    attempt.not_rebooted()?;
     case.node.run(["rm", "/var/lib/fill"]).await?;
-    let _ = running;
-    attempt.completes(1).await
+    if met.phase == ProgressPhase::Failed {
+        ensure!(met.failure_reason == "StateNotPersistent", "{met:?}");
+        case.retry().await?;
+    }
+    attempt.completes_at_last(1).await
 }

@@ -12,6 +12,7 @@
 
 mod bench;
 mod case;
+mod drain;
 mod install;
 mod interruptions;
 mod power_cuts;
@@ -53,6 +54,8 @@ macro_rules! tests {
 /// In this order: each finds the fleet as the one before has left it, whole and idle.
 const FLEET: &[Fleet] = tests![
     install::the_manifests_as_they_stand_make_a_working_fleet,
+    install::the_pods_have_the_rights_that_the_page_says,
+    install::a_node_without_the_image_says_so_and_its_page_cures_it,
     install::a_node_creates_the_controller,
     install::a_node_creates_the_controller_from_a_registry,
     rollout::all_nodes_go_down_one_by_one_and_the_controllers_with_them,
@@ -65,6 +68,14 @@ const SINGLE: &[Single] = tests![
     interruptions::the_api_server_is_out_of_reach,
     interruptions::the_kubelet_is_down,
     interruptions::the_disk_is_full,
+    drain::a_node_that_is_not_ready_is_left_alone,
+    drain::a_budget_that_never_allows,
+    drain::a_budget_that_allows_later,
+    drain::a_pod_that_takes_its_time,
+    drain::a_pod_that_ignores_its_end,
+    drain::a_pod_that_nobody_would_make_again,
+    drain::a_cordon_that_a_person_has_taken_over,
+    drain::the_controllers_are_killed,
     power_cuts::while_downloading,
     power_cuts::while_staged,
     power_cuts::before_the_new_system_is_up,
@@ -118,7 +129,7 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) => {
-            println!("\nthere is no cluster to test with: {error:?}\n");
+            println!("\nthere is no cluster to test with: {error:#}\n");
             ExitCode::FAILURE
         }
     }
@@ -148,7 +159,7 @@ async fn run(fleet: &[Fleet], single: Vec<Single>) -> Result<usize> {
             failed += usize::from(!told(name, test(&case), &bench).await);
             // Whatever became of it: the next test gets a node that is whole.
             if let Err(error) = case.tidy().await {
-                println!("{} cannot be tidied up: {error:?}", case.node.name());
+                println!("{} cannot be tidied up: {error:#}", case.node.name());
                 return failed + 1;
             }
         }
@@ -184,7 +195,7 @@ async fn told(name: &str, test: Running<'_>, bench: &Bench) -> bool {
         }
         Err(error) => {
             println!(
-                "test {name} ... FAILED ({took:.1} s)\n{error:?}\n{}",
+                "test {name} ... FAILED ({took:.1} s)\n{error:#}\n{}",
                 bench.state().await
             );
             false

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The old system comes up, and its agent carries on.
-pub async fn while_downloading(case: &Case<'_>) -> Result<()> {
+pub(crate) async fn while_downloading(case: &Case<'_>) -> Result<()> {
     let attempt = case.begin("Reboot", Some(stalled())).await?;
     case.wait_phase(ProgressPhase::Downloading).await?;
     case.node.power_cut().await?;
@@ -25,7 +25,7 @@ pub async fn while_downloading(case: &Case<'_>) -> Result<()> {
 }
 
 /// What is proven stays so.
-pub async fn while_staged(case: &Case<'_>) -> Result<()> {
+pub(crate) async fn while_staged(case: &Case<'_>) -> Result<()> {
     let attempt = case.begin("Stage", None).await?;
     case.wait_phase(ProgressPhase::Staged).await?;
     case.node.power_cut().await?;
@@ -36,7 +36,7 @@ pub async fn while_staged(case: &Case<'_>) -> Result<()> {
 }
 
 /// The trial was for one boot: the next one is the old system's.
-pub async fn before_the_new_system_is_up(case: &Case<'_>) -> Result<()> {
+pub(crate) async fn before_the_new_system_is_up(case: &Case<'_>) -> Result<()> {
     let attempt = case.begin("Reboot", None).await?;
     trial(case).await?;
     case.node.power_cut().await?;
@@ -45,7 +45,7 @@ pub async fn before_the_new_system_is_up(case: &Case<'_>) -> Result<()> {
 }
 
 /// As long as it is not confirmed it is a trial.
-pub async fn while_confirming(case: &Case<'_>) -> Result<()> {
+pub(crate) async fn while_confirming(case: &Case<'_>) -> Result<()> {
     let attempt: Attempt<'_> = case.begin("Reboot", None).await?;
     let pid = trial(case).await?;
     // Who wants to change the boot variables waits for this lock; the firmware does not ask.

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use crate::bench::{Bench, FLEET, NAMESPACE};
 
 /// Everybody upgrades, one after the other, and the leader is among them.
-pub async fn all_nodes_go_down_one_by_one_and_the_controllers_with_them(
+pub(crate) async fn all_nodes_go_down_one_by_one_and_the_controllers_with_them(
     bench: &Bench,
 ) -> Result<()> {
     let before: Vec<_> = bench

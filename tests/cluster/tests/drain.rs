@@ -1,0 +1,266 @@
+//! Nodes are emptied before they go down, by the controller, through the eviction API, under real
+//! kubelets.
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
+use kube::{Api, ResourceExt as _, api::ListParams};
+use monok8s_api::{osupgradeprogress::Release, reason::ProgressPhase};
+use monok8s_cluster::container_image::TOOLBOX;
+use monok8s_sandbox::wait;
+use serde_json::{Value, json};
+
+use crate::{bench::LIMIT, case::Case};
+
+/// A command that ends as soon as it is asked to.
+const OBEDIENT: &str = "trap 'exit 0' TERM; while :; do sleep 0.2; done";
+
+/// The drain is given up, and nothing has happened to the pod or to the node.
+pub(crate) async fn a_budget_that_never_allows(case: &Case<'_>) -> Result<()> {
+    let pod = workload(case, OBEDIENT, 5, true).await?;
+    let attempt = case.begin_upgrade(json!({"deadline": "8s"})).await?;
+    blocked(case, &["PodDisruptionBudget default/", &pod.name_any()]).await?;
+    let progress = case.wait_phase(ProgressPhase::Failed).await?;
+    let status = progress.status.unwrap_or_default();
+    ensure!(status.failure_reason == "DrainTimedOut", "{status:?}");
+    attempt.not_rebooted()?;
+    let now = pods(case).await?;
+    let same = now
+        .iter()
+        .any(|now| now.uid() == pod.uid() && now.metadata.deletion_timestamp.is_none());
+    ensure!(same, "the pod was touched: {now:?}");
+    schedulable(case, true).await
+}
+
+/// It goes on when somebody lifts the budget.
+pub(crate) async fn a_budget_that_allows_later(case: &Case<'_>) -> Result<()> {
+    let pod = workload(case, OBEDIENT, 5, true).await?;
+    let attempt = case.begin_upgrade(json!({})).await?;
+    blocked(case, &["PodDisruptionBudget default/", &pod.name_any()]).await?;
+    attempt.not_rebooted()?;
+    lift_budget(case).await?;
+    attempt.completes(1).await?;
+    schedulable(case, true).await
+}
+
+/// The node waits for it.
+pub(crate) async fn a_pod_that_takes_its_time(case: &Case<'_>) -> Result<()> {
+    let slow = "trap 'sleep 6; exit 0' TERM; while :; do sleep 0.2; done";
+    let pod = workload(case, slow, 120, false).await?;
+    let attempt = case.begin_upgrade(json!({})).await?;
+    blocked(case, &["it is ending", &pod.name_any()]).await?;
+    gone_before_the_reboot(case, &pod).await?;
+    attempt.completes(1).await?;
+    schedulable(case, true).await
+}
+
+/// Its kubelet kills it when its grace period is over.
+pub(crate) async fn a_pod_that_ignores_its_end(case: &Case<'_>) -> Result<()> {
+    let deaf = "trap '' TERM; while :; do sleep 0.2; done";
+    let pod = workload(case, deaf, 4, false).await?;
+    let attempt = case.begin_upgrade(json!({})).await?;
+    gone_before_the_reboot(case, &pod).await?;
+    attempt.completes(1).await?;
+    schedulable(case, true).await
+}
+
+/// It is the administrator's to delete.
+pub(crate) async fn a_pod_that_nobody_would_make_again(case: &Case<'_>) -> Result<()> {
+    let mut pod = template(case, OBEDIENT, 2);
+    let name = case.progress_name();
+    pod["apiVersion"] = json!("v1");
+    pod["kind"] = json!("Pod");
+    pod["metadata"]["name"] = json!(name);
+    case.bench.kubectl.apply(&pod.to_string()).await?;
+    let pod = running(case).await?;
+    let attempt = case.begin_upgrade(json!({})).await?;
+    blocked(
+        case,
+        &["no controller would make it again", &pod.name_any()],
+    )
+    .await?;
+    attempt.not_rebooted()?;
+    case.bench
+        .shell(&format!("kubectl delete pod {name}"))
+        .await?;
+    attempt.completes(1).await?;
+    schedulable(case, true).await
+}
+
+/// Other replicas find a node that is cordoned and not empty, and finish what was begun.
+pub(crate) async fn the_controllers_are_killed(case: &Case<'_>) -> Result<()> {
+    let pod = workload(case, OBEDIENT, 5, true).await?;
+    let attempt = case.begin_upgrade(json!({})).await?;
+    blocked(case, &["PodDisruptionBudget default/", &pod.name_any()]).await?;
+    case.bench
+        .shell(
+            "kubectl -n mono-system delete pods -l app.kubernetes.io/component=controller \
+             --force --grace-period=0 2>&1",
+        )
+        .await?;
+    lift_budget(case).await?;
+    attempt.completes(1).await?;
+    schedulable(case, true).await
+}
+
+/// The cordon is theirs then, and stays.
+pub(crate) async fn a_cordon_that_a_person_has_taken_over(case: &Case<'_>) -> Result<()> {
+    let pod = workload(case, OBEDIENT, 5, true).await?;
+    let attempt = case.begin_upgrade(json!({})).await?;
+    blocked(case, &["PodDisruptionBudget default/", &pod.name_any()]).await?;
+    schedulable(case, false).await?;
+    let name = case.node.name();
+    case.bench
+        .shell(&format!(
+            "kubectl annotate node {name} monok8s.io/cordoned-for-"
+        ))
+        .await?;
+    lift_budget(case).await?;
+    attempt.completes(1).await?;
+    // What the controller would do after the end of the attempt, it has done when it says so.
+    wait::until("the end of the upgrade", LIMIT, || async {
+        let line = format!(
+            "kubectl get osupgrade {} --no-headers",
+            case.progress_name()
+        );
+        Ok(case
+            .bench
+            .shell(&line)
+            .await?
+            .contains("Completed")
+            .then_some(()))
+    })
+    .await?;
+    schedulable(case, false).await
+}
+
+/// Nobody knows what runs on it: nothing is evicted, and it is not rebooted.
+pub(crate) async fn a_node_that_is_not_ready_is_left_alone(case: &Case<'_>) -> Result<()> {
+    let pod = workload(case, OBEDIENT, 5, true).await?;
+    let attempt = case.begin_upgrade(json!({})).await?;
+    blocked(case, &["PodDisruptionBudget default/", &pod.name_any()]).await?;
+    case.node.set_kubelet_running(false).await?;
+    blocked(case, &["until it is Ready"]).await?;
+    lift_budget(case).await?;
+    let now = pods(case).await?;
+    let same = now
+        .iter()
+        .any(|now| now.uid() == pod.uid() && now.metadata.deletion_timestamp.is_none());
+    ensure!(same, "the pod was touched: {now:?}");
+    attempt.not_rebooted()?;
+    case.node.set_kubelet_running(true).await?;
+    attempt.completes(1).await?;
+    schedulable(case, true).await
+}
+
+/// A Deployment of one pod on the case's node, and perhaps a budget that lets nobody touch it; returns
+/// its pod once it runs.
+async fn workload(case: &Case<'_>, command: &str, grace: u32, budget: bool) -> Result<Pod> {
+    let (name, template) = (case.progress_name(), template(case, command, grace));
+    let labels = json!({"case": name});
+    let mut items = vec![json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "namespace": "default", "labels": labels},
+        "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": template},
+    })];
+    if budget {
+        items.push(json!({
+            "apiVersion": "policy/v1",
+            "kind": "PodDisruptionBudget",
+            "metadata": {"name": name, "namespace": "default", "labels": labels},
+            "spec": {"minAvailable": 1, "selector": {"matchLabels": labels}},
+        }));
+    }
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+    case.bench.kubectl.apply(&list.to_string()).await?;
+    running(case).await
+}
+
+fn template(case: &Case<'_>, command: &str, grace: u32) -> Value {
+    json!({
+        "metadata": {"labels": {"case": case.progress_name()}},
+        "spec": {
+            "nodeSelector": {"kubernetes.io/hostname": case.node.name()},
+            "terminationGracePeriodSeconds": grace,
+            "containers": [{
+                "name": "toolbox",
+                "image": TOOLBOX,
+                "imagePullPolicy": "Never",
+                "command": ["/bin/sh", "-c", command],
+            }],
+        },
+    })
+}
+
+/// The case's pods.
+async fn pods(case: &Case<'_>) -> Result<Vec<Pod>> {
+    let api: Api<Pod> = Api::namespaced(case.bench.client.clone(), "default");
+    let label = format!("case={}", case.progress_name());
+    Ok(api.list(&ListParams::default().labels(&label)).await?.items)
+}
+
+/// Waits until the case's pod runs.
+async fn running(case: &Case<'_>) -> Result<Pod> {
+    wait::until("the workload's pod", LIMIT, || async {
+        let runs = |pod: &Pod| {
+            let phase = pod
+                .status
+                .as_ref()
+                .and_then(|status| status.phase.as_deref());
+            phase == Some("Running")
+        };
+        Ok(pods(case).await?.into_iter().find(runs))
+    })
+    .await
+}
+
+/// Waits until the upgrade says what it waits for, in these words, and that it drains.
+async fn blocked(case: &Case<'_>, words: &[&str]) -> Result<()> {
+    let line = format!(
+        "kubectl get osupgrade {} -o jsonpath='{{.status.conditions[?(@.type==\"Progressing\")].reason}} {{.status.message}}'",
+        case.progress_name()
+    );
+    let what = format!("{words:?} in the upgrade's message");
+    let seen = wait::until(&what, LIMIT, || async {
+        let text = case.bench.shell(&line).await?;
+        let said = text.starts_with("Draining ") && words.iter().all(|word| text.contains(word));
+        Ok(said.then_some(()))
+    });
+    match seen.await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(error.context(case.bench.shell(&line).await.unwrap_or_default())),
+    }
+}
+
+async fn lift_budget(case: &Case<'_>) -> Result<()> {
+    let line = format!(
+        "kubectl delete poddisruptionbudget {}",
+        case.progress_name()
+    );
+    case.bench.shell(&line).await.map(drop)
+}
+
+/// Waits until the progress is released to reboot, and checks that the pod had gone.
+async fn gone_before_the_reboot(case: &Case<'_>, pod: &Pod) -> Result<()> {
+    wait::until("the release to reboot", LIMIT, || async {
+        let released = case.progress().await?.spec.release == Release::Reboot;
+        Ok(released.then_some(()))
+    })
+    .await?;
+    let left = pods(case).await?;
+    let still = left.iter().any(|left| left.uid() == pod.uid());
+    ensure!(!still, "the node was released with the pod on it: {left:?}");
+    Ok(())
+}
+
+/// Whether the node may have new pods.
+async fn schedulable(case: &Case<'_>, expected: bool) -> Result<()> {
+    let api: Api<NodeObject> = Api::all(case.bench.client.clone());
+    let what = format!("{} to be schedulable: {expected}", case.node.name());
+    let seen = wait::until(&what, LIMIT, || async {
+        let node = api.get(case.node.name()).await?;
+        let cordoned = node.spec.and_then(|spec| spec.unschedulable) == Some(true);
+        Ok((cordoned != expected).then_some(()))
+    });
+    seen.await.context("the cordon is not as it should be")
+}
