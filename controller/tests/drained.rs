@@ -303,15 +303,16 @@ fn force_deletes_with_little_time_and_never_what_is_protected() {
         "{}",
         message(&fleet)
     );
-    pass(&mut fleet, 40);
-    assert_eq!(fleet.pods_on("n00000"), ["lonely", "stuck"]);
+    pass(&mut fleet, 20);
+    assert_eq!(fleet.pods_on("n00000"), ["lonely", "slow", "stuck"]);
     assert!(
         message(&fleet).contains("kept by the finalizer example.com/hook"),
         "{}",
         message(&fleet)
     );
-    assert_eq!(release(&fleet, &name), Release::Stage, "it may still end");
-    pass(&mut fleet, 40);
+    assert_eq!(release(&fleet, &name), Release::Stage, "they may still end");
+    pass(&mut fleet, 20);
+    assert_eq!(fleet.pods_on("n00000"), ["lonely", "stuck"]);
     assert_eq!(release(&fleet, &name), Release::Reboot);
     let forced: Vec<&str> = fleet
         .gone

@@ -178,7 +178,7 @@ async fn every_line_of_kubectl_that_can_be_tried_is_right() -> Result<()> {
             arguments.remove(0);
             match arguments.first().map(String::as_str) {
                 Some("get" | "describe") => {}
-                Some("patch" | "label" | "apply" | "create" | "delete") => {
+                Some("patch" | "label" | "annotate" | "apply" | "create" | "delete") => {
                     arguments.push("--dry-run=server".into());
                 }
                 // They need nodes that run.
