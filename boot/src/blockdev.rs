@@ -4,58 +4,13 @@
 //! `nvme0n1p3` and `loop0p3` do not end the way `sda3` does.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
+use crate::device_number::DevNum;
 use crate::mounts::{self, Mount};
 use crate::roots::Roots;
-
-/// A block device's number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct DevNum {
-    /// The driver's number. 0: no block device (tmpfs, overlay, btrfs, a network file system).
-    pub major: u32,
-    /// The device's number within it.
-    pub minor: u32,
-}
-
-impl DevNum {
-    /// From what stat(2) gives.
-    pub fn from_raw(dev: u64) -> Self {
-        Self {
-            major: rustix::fs::major(dev),
-            minor: rustix::fs::minor(dev),
-        }
-    }
-}
-
-impl fmt::Display for DevNum {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.major, self.minor)
-    }
-}
-
-impl FromStr for DevNum {
-    type Err = io::Error;
-
-    /// `254:2`
-    fn from_str(s: &str) -> Result<Self, Self::Err> {
-        let invalid = || {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("{s:?} is no device number"),
-            )
-        };
-        let (major, minor) = s.trim().split_once(':').ok_or_else(invalid)?;
-        Ok(Self {
-            major: major.parse().map_err(|_| invalid())?,
-            minor: minor.parse().map_err(|_| invalid())?,
-        })
-    }
-}
 
 /// One block device, as sysfs described it when it was looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]

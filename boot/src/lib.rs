@@ -10,6 +10,7 @@
 pub mod blockdev;
 pub mod clock;
 pub mod cmdline;
+pub mod device_number;
 pub mod host;
 pub mod inspect;
 mod kernel;
@@ -19,6 +20,7 @@ pub mod persist;
 pub mod reason;
 pub mod reboot;
 pub mod roots;
+mod running_root;
 pub mod slot;
 pub mod table;
 pub mod target;

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::blockdev::DevNum;
+use crate::device_number::DevNum;
 
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::StatVfsMountFlags;
 
 use crate::Reason;
-use crate::blockdev::DevNum;
-use crate::host::root_leaves;
+use crate::device_number::DevNum;
 use crate::roots::Roots;
+use crate::running_root;
 use crate::slot::SlotName;
 use crate::target::devices_behind_folder;
 
@@ -69,7 +69,7 @@ pub(crate) fn check(
             "it is inside slot {slot}, which the other slot does not see and an upgrade overwrites"
         )));
     }
-    let root = root_leaves(roots).map_err(|e| no(e.to_string()))?;
+    let root = running_root::leaves(roots).map_err(|e| no(e.to_string()))?;
     if root.iter().any(|dev| devices.contains(dev)) {
         return Err(no(
             "it is on the running root, which the other slot does not see".to_owned(),

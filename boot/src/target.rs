@@ -6,7 +6,8 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::blockdev::{BlockDevice, BlockDevices, DevNum};
+use crate::blockdev::{BlockDevice, BlockDevices};
+use crate::device_number::DevNum;
 use crate::kernel;
 use crate::mounts;
 use crate::roots::Roots;

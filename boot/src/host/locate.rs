@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 
 use crate::blockdev::{BlockDevice, BlockDevices};
+use crate::device_number::DevNum;
 use crate::roots::Roots;
 use crate::slot::{Slot, SlotAddress, SlotError, SlotName};
 use crate::table::{self, Entry, Table};
@@ -182,7 +183,7 @@ impl Partitions {
     }
 
     /// The partition with this device number.
-    pub(crate) fn by_number(&self, dev: crate::blockdev::DevNum) -> Option<&Partition> {
+    pub(crate) fn by_number(&self, dev: DevNum) -> Option<&Partition> {
         self.found.iter().find(|p| p.device.dev == dev)
     }
 

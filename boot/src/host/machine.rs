@@ -6,11 +6,12 @@ use std::path::Path;
 use super::Host;
 use super::locate::{Partition, Partitions};
 use super::running;
-use crate::blockdev::DevNum;
 use crate::cmdline::CommandLine;
+use crate::device_number::DevNum;
 use crate::inspect::{self, InspectError, OsRelease};
 use crate::persist::{self, NotPersistent};
 use crate::roots::Roots;
+use crate::running_root;
 use crate::slot::{Machine, SlotAddress, SlotError, SlotName};
 use crate::table;
 use crate::target::{self, Protected, Target};
@@ -40,7 +41,7 @@ impl RealMachine {
     fn look(&self) -> Result<Identified, SlotError> {
         let boot_id = self.boot_id()?;
         let (partitions, a, b) = self.slots()?;
-        let root = running::root_leaves(&self.roots)?;
+        let root = running_root::leaves(&self.roots)?;
         let line: CommandLine = running::command_line(&self.roots.proc.join("cmdline"))?;
         let active = running::active(&self.roots, &partitions, (&a, &b), &root, &line)?;
         let machine = Machine {

@@ -13,7 +13,6 @@ mod running;
 mod sandbox;
 
 pub use machine::RealMachine;
-pub(crate) use running::root_leaves;
 pub use sandbox::{MachineFile, VirtualNode};
 
 /// One machine, observed. Nothing is cached: every call looks again.

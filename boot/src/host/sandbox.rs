@@ -26,6 +26,7 @@ use crate::cmdline::CommandLine;
 use crate::inspect::{self, InspectError, OsRelease};
 use crate::persist::{self, NotPersistent};
 use crate::roots::Roots;
+use crate::running_root;
 use crate::slot::{Machine, Slot, SlotAddress, SlotError, SlotName};
 use crate::table;
 use crate::target::{self, Protected, Target};
@@ -299,7 +300,7 @@ impl Host for VirtualNode {
             );
         }
         protected.add(
-            running::root_leaves(&self.roots)?,
+            running_root::leaves(&self.roots)?,
             "the running root of the machine that the node lives on",
         );
         for dir in [state_dir, self.dir()] {
