@@ -3,6 +3,7 @@
 
 mod catalog_source;
 mod catch_up;
+mod client;
 mod clock;
 mod drain;
 mod events;

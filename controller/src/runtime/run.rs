@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::{Api, Client, Config};
+use kube::{Api, Config};
 use monok8s_telemetry::{
     metrics,
     server::{Readiness, ServeError, Server},
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     catalog_source::{Catalogs, Urls},
+    client,
     clock::Clock,
     drain::Drainer,
     events::Publisher,
@@ -73,12 +74,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     let config = Config::infer()
         .await
         .map_err(|error| RunError::Config(kube::Error::InferConfig(error)))?;
-    // An eviction that is refused is no failure to be repeated behind our back: kube's own retries
-    // would hide the answer, and with it the budget, for longer than a request may take.
-    let mut evicting = config.clone();
-    evicting.default_retry = false;
-    let evicting = Client::try_from(evicting).map_err(RunError::Config)?;
-    let client = Client::try_from(config).map_err(RunError::Config)?;
+    let client = client::asking_once(config).map_err(RunError::Config)?;
     let mut registry = metrics::registry("controller", env!("CARGO_PKG_VERSION"));
     let metrics = Metrics::new(&mut registry);
     let readiness = Readiness::default();
@@ -122,7 +118,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
             leadership,
             stop.clone(),
             metrics.clone(),
-            Drainer::new(&client, evicting, shared.clone()),
+            Drainer::new(&client, client.clone(), shared.clone()),
         ),
         pods: PodWatches::new(client.clone(), shared.clone(), metrics.clone()),
         metrics: metrics.clone(),
