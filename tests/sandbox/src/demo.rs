@@ -94,7 +94,7 @@ struct Teller<'a> {
 impl Teller<'_> {
     async fn upgrade(&self) -> Result<()> {
         self.screen.heading(&format!(
-            "Every node runs {BEGIN}; the catalog's stable version is {FIRST}"
+            "Every node runs {BEGIN}; the catalog's stable version is {FIRST}. A node is emptied before it reboots"
         ));
         self.kubectl(&["get", "osnodes"]).await?;
         let text = upgrade(&self.up.catalog);

@@ -2,13 +2,14 @@
 //! line for each change.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
 use futures::TryStreamExt as _;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client, ResourceExt as _,
     runtime::{WatchStreamExt as _, watcher},
@@ -24,6 +25,8 @@ pub(crate) struct Seen {
     pub(crate) upgrade: Option<OSUpgrade>,
     /// Its progresses, by name.
     pub(crate) progresses: BTreeMap<String, OSUpgradeProgress>,
+    /// Nodes that take no pods.
+    cordoned: BTreeSet<String>,
 }
 
 impl Seen {
@@ -40,6 +43,15 @@ impl Seen {
                 .as_ref()
                 .is_some_and(|image| image.version == target)
         })
+    }
+
+    fn note_node(&mut self, node: &Node) {
+        let closed = node.spec.as_ref().and_then(|spec| spec.unschedulable);
+        if closed == Some(true) {
+            self.cordoned.insert(node.name_any());
+        } else {
+            self.cordoned.remove(&node.name_any());
+        }
     }
 
     /// The condition of a type: status and reason.
@@ -79,6 +91,8 @@ pub(crate) async fn watch<T>(
         Api::<OSUpgradeProgress>::all(client.clone()),
         watcher::Config::default().labels(&labels),
     );
+    let nodes = watcher(Api::<Node>::all(client.clone()), watcher::Config::default());
+    let mut nodes = Box::pin(nodes.default_backoff().applied_objects());
     let mut upgrades = Box::pin(upgrades.default_backoff().applied_objects());
     let mut progresses = Box::pin(progresses.default_backoff().applied_objects());
     let mut seen = Seen::default();
@@ -91,10 +105,13 @@ pub(crate) async fn watch<T>(
                 let progress = progress.context("cannot watch the progresses")?.context("the watch ended")?;
                 seen.progresses.insert(progress.name_any(), progress);
             }
+            node = nodes.try_next() => {
+                seen.note_node(&node.context("cannot watch the nodes")?.context("the watch ended")?);
+            }
             () = &mut end => bail!("the upgrade {name} got no further within {} s", limit.as_secs()),
         }
         for progress in seen.towards(target) {
-            view.show(progress);
+            view.show(progress, seen.cordoned.contains(&progress.spec.node_name));
         }
         if let Some(found) = done(&seen) {
             return Ok(found);
@@ -152,7 +169,7 @@ impl View {
         Ok(Self::Rows { screen, rows, bars })
     }
 
-    fn show(&mut self, progress: &OSUpgradeProgress) {
+    fn show(&mut self, progress: &OSUpgradeProgress, cordoned: bool) {
         let status = progress.status.clone().unwrap_or_default();
         let target = progress
             .spec
@@ -164,6 +181,9 @@ impl View {
         let mut what = format!("{:<11}  {from}-> {target}", status.phase);
         if !status.failure_reason.is_empty() {
             what = format!("{what}  {}", status.failure_reason);
+        }
+        if cordoned {
+            what.push_str("  (cordoned)");
         }
         let percent = status.percent.clamp(0, 100);
         match self {
