@@ -45,6 +45,11 @@ pub const MANAGED_LABEL: &str = "monok8s.io/managed";
 pub const UPGRADE_LABEL: &str = "monok8s.io/upgrade";
 /// Label on a progress: revision of the [`OSUpgrade`] that made it.
 pub const REVISION_LABEL: &str = "monok8s.io/revision";
+/// Annotation on a Node: UID of the [`OSUpgradeProgress`] for which the controller cordoned it. A
+/// cordon without it is somebody else's and is never undone.
+pub const CORDON_ANNOTATION: &str = "monok8s.io/cordoned-for";
+/// Annotation on a progress: what its node's drain was waiting for when its time was up.
+pub const DRAIN_ANNOTATION: &str = "monok8s.io/drain-timed-out";
 /// Namespace of both daemons as shipped.
 pub const NAMESPACE: &str = "mono-system";
 /// Server-side-apply field manager of the controller.
