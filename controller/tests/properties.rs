@@ -3,11 +3,19 @@
 
 mod fleet;
 
+use std::time::Duration;
+
 use fleet::{Fate, Fleet, phase, spec};
 use kube::ResourceExt;
-use monok8s_api::reason::{ProgressPhase, UpgradePhase};
-use monok8s_controller::decide::planner;
+use monok8s_api::{
+    CORDON_ANNOTATION,
+    osupgrade::OnDeadline,
+    osupgradeprogress::Release,
+    reason::{ProgressPhase, UpgradePhase},
+};
+use monok8s_controller::decide::{plan::Plan, planner};
 use proptest::prelude::*;
+use serde_json::json;
 
 const VERSIONS: [&str; 4] = ["v1.33.4", "v1.34.6", "v1.35.1", "v1.35.2"];
 
@@ -31,6 +39,16 @@ enum Happening {
     MakeNodeAgain(prop::sample::Index),
     DeleteProgress(prop::sample::Index),
     Managed(prop::sample::Index, bool),
+    /// A pod appears on a node, whatever its cordon: a DaemonSet's, a budget's, one that takes its
+    /// time, one that nobody makes again.
+    Pod(prop::sample::Index, u8),
+    /// A budget that refused allows it.
+    Allow(prop::sample::Index),
+    CordonByHand(prop::sample::Index, bool),
+    Drain(bool),
+    OnDeadline(OnDeadline),
+    ControlPlane(prop::sample::Index),
+    Time(u64),
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -53,6 +71,14 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => which().prop_map(H::MakeNodeAgain),
         1 => which().prop_map(H::DeleteProgress),
         1 => (which(), any::<bool>()).prop_map(|(i, m)| H::Managed(i, m)),
+        8 => (which(), 0..6_u8).prop_map(|(i, kind)| H::Pod(i, kind)),
+        2 => which().prop_map(H::Allow),
+        3 => (which(), any::<bool>()).prop_map(|(i, c)| H::CordonByHand(i, c)),
+        1 => any::<bool>().prop_map(H::Drain),
+        1 => prop_oneof![Just(OnDeadline::Abort), Just(OnDeadline::Force), Just(OnDeadline::Wait)]
+            .prop_map(H::OnDeadline),
+        1 => which().prop_map(H::ControlPlane),
+        2 => prop_oneof![Just(1_u64), Just(40), Just(901)].prop_map(H::Time),
     ]
 }
 
@@ -123,12 +149,141 @@ fn happen(fleet: &mut Fleet, happening: &Happening) {
                 fleet.label(node, "monok8s.io/managed", &managed.to_string());
             }
         }
+        H::Pod(i, kind) => {
+            if let Some(node) = pick(*i, &nodes) {
+                add_pod(fleet, node, *kind);
+            }
+        }
+        H::Allow(i) => {
+            let names: Vec<String> = fleet.refused.keys().cloned().collect();
+            if let Some(name) = pick(*i, &names) {
+                fleet.refused.remove(name);
+            }
+        }
+        H::CordonByHand(i, cordon) => {
+            if let Some(node) = pick(*i, &nodes) {
+                fleet.cordon_by_hand(node, *cordon);
+            }
+        }
+        H::Drain(enabled) => fleet.amend("first", |s| s.rollout.drain.enabled = *enabled),
+        H::OnDeadline(what) => fleet.amend("first", |s| s.rollout.drain.on_deadline = *what),
+        H::ControlPlane(i) => {
+            if let Some(node) = pick(*i, &nodes) {
+                fleet.label(node, "node-role.kubernetes.io/control-plane", "");
+            }
+        }
+        H::Time(seconds) => fleet.clock += seconds,
         H::DeleteProgress(i) => {
             if let Some(name) = pick(*i, &progresses) {
                 fleet.progresses.remove(name);
             }
         }
     }
+}
+
+fn add_pod(fleet: &mut Fleet, node: &str, kind: u8) {
+    let name = format!(
+        "{}-{}",
+        ["web", "daemon", "budget", "slow", "lonely", "cache"][usize::from(kind)],
+        fleet.clock
+    );
+    let change = match kind {
+        1 => json!({"metadata": {"ownerReferences": [
+            {"kind": "DaemonSet", "apiVersion": "apps/v1", "name": "d", "uid": "d", "controller": true}]}}),
+        3 => json!({"spec": {"terminationGracePeriodSeconds": 300}}),
+        4 => json!({"metadata": {"ownerReferences": null}}),
+        5 => json!({"spec": {"priority": 7, "volumes": [{"name": "v", "emptyDir": {}}]}}),
+        _ => json!({}),
+    };
+    if kind == 2 {
+        fleet
+            .refused
+            .insert(name.clone(), "PodDisruptionBudget default/b: no".into());
+    }
+    fleet.add_pod(&name, node, &change);
+}
+
+/// What must hold of every drain, whatever happens.
+fn check_drains(fleet: &Fleet, plan: &Plan) -> Result<(), TestCaseError> {
+    let work = &plan.drain;
+    for ask in &work.asks {
+        let pod = &fleet.pods[&ask.pod.uid];
+        prop_assert!(!pod.name_any().starts_with("daemon"), "a DaemonSet's pod");
+        prop_assert!(
+            !pod.name_any().starts_with("lonely"),
+            "deleteUnmanaged is false"
+        );
+        prop_assert!(fleet.is_cordoned(&ask.node), "{} is not cordoned", ask.node);
+        prop_assert!(fleet.is_ready(&ask.node), "{} is not Ready", ask.node);
+        let elsewhere = fleet
+            .nodes
+            .keys()
+            .any(|n| *n != ask.node && fleet.is_ready(n) && !fleet.is_cordoned(n));
+        prop_assert!(
+            elsewhere,
+            "there is nowhere else for the pods of {}",
+            ask.node
+        );
+        let drained = fleet
+            .progresses
+            .values()
+            .find(|p| p.uid().as_ref() == Some(&ask.progress_uid));
+        let drained = drained.expect("a drain has its progress");
+        prop_assert_eq!(&drained.spec.node_name, &ask.node);
+        prop_assert_eq!(phase(drained), ProgressPhase::Staged);
+        prop_assert_eq!(drained.spec.release, Release::Stage);
+        prop_assert!(!drained.spec.cancel);
+    }
+    for node in work.asks.iter().map(|ask| &ask.node) {
+        let asks = work.asks.iter().filter(|ask| ask.node == *node);
+        let priorities: Vec<i32> = asks
+            .map(|ask| fleet.pods[&ask.pod.uid].spec.priority.unwrap_or(0))
+            .collect();
+        prop_assert!(priorities.is_sorted(), "{priorities:?}");
+    }
+    for reboot in &work.reboots {
+        let progress = &fleet.progresses[&reboot.amendment.name];
+        prop_assert_eq!(phase(progress), ProgressPhase::Staged);
+        prop_assert_eq!(progress.spec.release, Release::Stage);
+        prop_assert!(fleet.is_ready(&reboot.node));
+    }
+    for uncordon in &work.uncordons {
+        let node = &fleet.nodes[&uncordon.node.name];
+        let uid = node.annotations().get(CORDON_ANNOTATION);
+        prop_assert!(uid.is_some(), "nobody's cordon but ours");
+        let by_others = node
+            .metadata
+            .managed_fields
+            .iter()
+            .flatten()
+            .any(|f| f.manager.as_deref() == Some("kubectl"));
+        prop_assert!(!(uncordon.lift && by_others), "a person's cordon is lifted");
+        let drained = fleet.progresses.values().find(|p| p.uid().as_ref() == uid);
+        let over =
+            drained.is_none_or(|p| phase(p).is_terminal() || p.spec.release == Release::Hold);
+        prop_assert!(over, "{} is still under way", uncordon.node.name);
+    }
+    // At most one node of the control plane is let go down, and none while another one is not Ready.
+    let is_control_plane = |name: &str| {
+        fleet.nodes[name]
+            .labels()
+            .contains_key("node-role.kubernetes.io/control-plane")
+    };
+    let let_go: Vec<&String> = work
+        .reboots
+        .iter()
+        .map(|r| &r.node)
+        .filter(|n| is_control_plane(n))
+        .collect();
+    prop_assert!(let_go.len() <= 1, "{let_go:?}");
+    if let Some(node) = let_go.first() {
+        let down = fleet
+            .nodes
+            .keys()
+            .find(|n| n != node && is_control_plane(n) && !fleet.is_ready(n));
+        prop_assert!(down.is_none(), "{node} is to go down beside {down:?}");
+    }
+    Ok(())
 }
 
 /// Nodes that count against the pace of an upgrade: of those it selects the ones that are not Ready
@@ -170,6 +325,8 @@ proptest! {
         happenings in prop::collection::vec(happening(), 1..120),
     ) {
         let mut fleet = Fleet::of(count, VERSIONS[0]);
+        // How long something has stood still is the one other thing that is remembered.
+        fleet.settings.stall_after = Duration::from_secs(1 << 20);
         let mut first = spec("v1.35.2", &VERSIONS);
         first["rollout"] =
             serde_json::json!({"maxUnavailable": max, "maxFailures": max_failures});
@@ -184,15 +341,18 @@ proptest! {
             fleet.feed(&mut index);
             let plan = planner::plan(&index, &fleet.settings, fleet.now());
             let anew = fleet.plan();
+            check_drains(&fleet, &plan)?;
 
-            // No memory: who begins now decides the same.
+            // No memory: who begins now decides the same, but for the clock of a drain.
             prop_assert_eq!(&plan.releases, &anew.releases);
             prop_assert_eq!(&plan.deletions, &anew.deletions);
-            prop_assert_eq!(&plan.amendments, &anew.amendments);
             prop_assert_eq!(&plan.creations, &anew.creations);
-            prop_assert_eq!(plan.statuses.len(), anew.statuses.len());
-            for (a, b) in plan.statuses.iter().zip(&anew.statuses) {
-                prop_assert_eq!(&a.status, &b.status);
+            if plan.drain.going_on.is_empty() {
+                prop_assert_eq!(&plan.amendments, &anew.amendments);
+                prop_assert_eq!(plan.statuses.len(), anew.statuses.len());
+                for (a, b) in plan.statuses.iter().zip(&anew.statuses) {
+                    prop_assert_eq!(&a.status, &b.status);
+                }
             }
 
             // A release is only ever of what was held, and of one progress per node.
@@ -236,10 +396,12 @@ proptest! {
 
             // Two that saw the same write the same; the second's preconditions fail.
             let twice = matches!(happening, Happening::TwoLeaders);
+            fleet.end_pods();
             fleet.carry_out(plan.clone());
             if twice {
                 fleet.carry_out(plan);
             }
+            fleet.remember(&mut index);
             if let Some(upgrade) = releasing {
                 let max = fleet.upgrades[&upgrade]
                     .spec
@@ -253,7 +415,14 @@ proptest! {
         }
 
         // And when the trouble ends, so does the rollout.
-        fleet.amend("first", |s| s.paused = false);
+        fleet.amend("first", |s| {
+            s.paused = false;
+            s.rollout.drain.delete_unmanaged = true;
+        });
+        if fleet.upgrades.contains_key("second") {
+            fleet.amend("second", |s| s.rollout.drain.delete_unmanaged = true);
+        }
+        fleet.refused.clear();
         for node in fleet.nodes.keys().cloned().collect::<Vec<_>>() {
             fleet.set_ready(&node, true);
             fleet.label(&node, "monok8s.io/managed", "true");
@@ -275,6 +444,9 @@ proptest! {
                 break;
             }
             prop_assert!(round < 199, "no end: {:#?}", fleet.status(newest));
+            for node in fleet.nodes.keys() {
+                prop_assert_eq!(fleet.cordoned_for(node), None, "{} is not let go", node);
+            }
             for name in failed {
                 fleet.touch(&name, |p| {
                     p.spec.retry_nonce = format!("again-{round}");
