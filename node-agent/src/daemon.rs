@@ -243,6 +243,8 @@ async fn client(args: &Args) -> Result<Client, StartError> {
         None => Config::infer().await.map_err(|e| unusable(&e))?,
     };
     config.connect_timeout = Some(CONNECT);
+    // A failed write is replaced by the newest state, with pauses of our own: the client's would hold on to the old one.
+    config.default_retry = false;
     Client::try_from(config).map_err(|e| unusable(&e))
 }
 

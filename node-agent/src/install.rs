@@ -672,6 +672,10 @@ impl Device for Gated {
         self.pass()?;
         self.device.write_at(bytes, offset)
     }
+    fn clear_at(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.pass()?;
+        self.device.clear_at(offset, length)
+    }
     fn flush(&self) -> io::Result<()> {
         self.device.flush()
     }
@@ -689,6 +693,29 @@ mod tests {
     use monok8s_boot::host::VirtualNode;
 
     use super::*;
+
+    #[test]
+    fn nothing_reaches_a_slot_before_it_is_permitted() {
+        type Change = fn(&Gated) -> io::Result<()>;
+        let write: Change = |device| device.write_at(&[1; 4096], 0).map(drop);
+        let clear: Change = |device| device.clear_at(0, 4096);
+        for change in [write, clear] {
+            let slot = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(slot.path(), [7; 8192]).unwrap();
+            let file = std::fs::File::options()
+                .read(true)
+                .write(true)
+                .open(slot.path())
+                .unwrap();
+            let device = HostDevice::new(file, "a slot".to_owned()).unwrap();
+            let (gated, mut asked, permit) = Gated::new(device);
+            drop(permit);
+            let refused = change(&gated).unwrap_err();
+            assert!(refused.to_string().contains("before the first write"));
+            assert!(asked.try_recv().is_ok());
+            assert_eq!(std::fs::read(slot.path()).unwrap(), [7; 8192]);
+        }
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_write_that_cannot_be_taken_up_again_does_not_say_that_nothing_was_written() {

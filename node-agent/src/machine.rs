@@ -225,7 +225,32 @@ fn begins_with_nothing(device: &std::path::Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use monok8s_boot::host::VirtualNode;
+
     use super::*;
+
+    #[test]
+    fn a_boot_folder_that_is_mounted_late_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let grubenv = folder.path().join("grub/grubenv");
+        let hardware = Hardware {
+            host: Arc::new(VirtualNode::new(folder.path())),
+            loader: Loader::Auto {
+                grubenv: grubenv.clone(),
+            },
+            version_keys: Vec::new(),
+            state_dir: folder.path().to_path_buf(),
+            lock: Arc::new(Mutex::new(StateLock::new(folder.path()))),
+        };
+        assert_eq!(hardware.loader_kind(), None);
+        let unknown = hardware.change(|_| Ok(())).unwrap_err();
+        assert_eq!(unknown.reason, FailureReason::BootLoaderUnknown);
+        assert!(unknown.message.contains(grubenv.to_str().unwrap()));
+        std::fs::create_dir(folder.path().join("grub")).unwrap();
+        std::fs::write(&grubenv, "").unwrap();
+        assert_eq!(hardware.loader_kind(), Some(BootLoaderKind::GRUB));
+        assert_eq!(hardware.change(|_| Ok(())), Ok(()));
+    }
 
     #[test]
     fn a_version_that_cannot_be_read_is_not_a_system_without_one() {

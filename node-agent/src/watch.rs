@@ -159,11 +159,10 @@ pub async fn run(
             }
             Err(e) => {
                 questions.fault(objects.node_uid().is_some());
-                if std::mem::replace(&mut away, true) {
-                    debug!("watch: {e}");
-                } else {
+                debug!("watch: {e}");
+                if !std::mem::replace(&mut away, true) {
                     warn!(
-                        "the watch of this node's progresses is interrupted and is opened again: {e}"
+                        "the watch of this node's progresses is interrupted and will be opened again: {e}"
                     );
                 }
             }

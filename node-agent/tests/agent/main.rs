@@ -8,6 +8,10 @@
 )]
 
 mod again;
+mod disk;
+mod http;
 mod outage;
 mod promises;
+mod refused;
 mod scene;
+mod told;
