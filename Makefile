@@ -6,6 +6,7 @@ SHELL := /bin/bash
 # Where rustup and Go's own archive put their programs, for shells that have not been told.
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 
+CLUSTER := cargo run --quiet --locked --package monok8s-cluster --bin cluster --
 SANDBOX := cargo run --quiet --locked --package monok8s-sandbox --bin sandbox --
 
 .PHONY: help
@@ -30,9 +31,21 @@ build: setup ## build every program
 container: setup ## the container image as an OCI archive, for this machine; PLATFORMS="linux/amd64 linux/arm64" for others
 	cargo run --quiet --locked --package monok8s-packaging --bin container -- $(addprefix --platform ,$(PLATFORMS))
 
+.PHONY: setup-cluster
+setup-cluster: ## the same for real nodes
+	@tests/sandbox/setup.sh cluster
+
 .PHONY: demo
-demo: build ## upgrade three virtual nodes, see one fail and be cured; KEEP=1 leaves everything up
-	@$(SANDBOX) demo $(if $(filter-out 0,$(KEEP)),--keep)
+demo: $(if $(filter real,$(NODES)),setup-cluster) build ## upgrade three virtual nodes, see one fail and be cured; NODES=real on real ones, KEEP=1 leaves everything up
+	@$(if $(filter real,$(NODES)),$(CLUSTER),$(SANDBOX)) demo $(if $(filter-out 0,$(KEEP)),--keep)
+
+.PHONY: cluster
+cluster: setup-cluster build ## leave a control plane and three real nodes running (root), and print their kubeconfig
+	@$(CLUSTER) up
+
+.PHONY: cluster-down
+cluster-down: ## end what `make cluster` or `make demo NODES=real KEEP=1` left up
+	@$(CLUSTER) down
 
 .PHONY: down
 down: ## end what `make demo KEEP=1` or `make control-plane` left up
@@ -46,6 +59,7 @@ control-plane: build ## leave a real control plane running and print its kubecon
 .PHONY: test
 test: setup-test build ## run every test
 	@$(SANDBOX) assets
+	@$(CLUSTER) assets
 	cargo test --workspace --locked --no-fail-fast
 
 .PHONY: lint

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sees to it that the programs are there that the build, the demo and (with the argument `test`) the
-# tests call. As root on Debian or Ubuntu it installs what is missing, else it prints the line to type.
+# tests, (with `cluster`) real nodes call. As root on Debian or Ubuntu it installs what is missing, else
+# it prints the line to type.
 set -euo pipefail
 
 # program:package
@@ -25,6 +26,22 @@ if [ "${1:-}" = test ]; then
   )
 fi
 
+# Real nodes are root's; the tests skip theirs without it.
+if [ "${1:-}" = cluster ] || { [ "${1:-}" = test ] && [ "$(id -u)" = 0 ]; }; then
+  needed+=(
+    losetup:mount
+    partx:util-linux
+    unshare:util-linux
+    nsenter:util-linux
+    sgdisk:gdisk
+    ip:iproute2
+    busybox:busybox-static # workloads' only program
+    strip:binutils
+    pkg-config:pkg-config  # runc finds libseccomp by it
+  )
+  real=1
+fi
+
 has() { command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ]; }
 
 missing=()
@@ -33,6 +50,7 @@ for pair in "${needed[@]}"; do
 done
 # Headers have no program to look for; gcc alone does not bring them.
 [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
+[ -z "${real:-}" ] || [ -e /usr/include/seccomp.h ] || missing+=(libseccomp-dev)
 # Modules and crates come over https.
 [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -e /etc/pki/tls/certs/ca-bundle.crt ] || missing+=(ca-certificates)
 
@@ -60,16 +78,19 @@ if ! command -v cargo >/dev/null; then
 fi
 # Go builds the control plane once, where there is none to be found. From 1.21 on it fetches by
 # itself the version that go.mod asks for.
-built="${XDG_CACHE_HOME:-$HOME/.cache}/monok8s/control-plane"
-if [ -z "${KUBEBUILDER_ASSETS:-}" ] && ! command -v kube-apiserver >/dev/null \
-  && ! compgen -G "$built/*/kube-apiserver" >/dev/null; then
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/monok8s"
+built() { compgen -G "$cache/$1" >/dev/null; }
+control_plane() { [ -n "${KUBEBUILDER_ASSETS:-}" ] || command -v kube-apiserver >/dev/null || built 'control-plane/*/kube-apiserver'; }
+real_nodes() { built 'control-plane/*/kubelet' && built 'container-runtime/*/runc'; }
+if ! control_plane || { [ -n "${real:-}" ] && ! real_nodes; }; then
   found=$(go env GOVERSION 2>/dev/null || true)
   minor=${found#go1.}
   minor=${minor%%[!0-9]*}
   if [ "${minor:-0}" -lt 21 ]; then
     echo "Go 1.21 or newer is missing (found: ${found:-none}), and no Kubernetes control plane is here that would" >&2
     echo "make it unnecessary. Install Go: https://go.dev/dl, or set KUBEBUILDER_ASSETS to a folder with" >&2
-    echo "kube-apiserver, etcd, kube-controller-manager and kubectl of Kubernetes 1.34 or newer." >&2
+    echo "kube-apiserver, etcd, kube-controller-manager and kubectl of Kubernetes 1.34 or newer (real nodes," >&2
+    echo "which are tested as root, need Go in any case)." >&2
     wrong=1
   fi
 fi

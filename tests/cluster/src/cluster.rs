@@ -106,7 +106,7 @@ impl Cluster {
         options: ClusterOptions,
         say: &mut impl FnMut(&str),
     ) -> Result<Self> {
-        if let Some(why) = requirements::missing() {
+        if let Some(why) = requirements::forbidden().or_else(requirements::missing) {
             bail!("{why}");
         }
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;

@@ -24,3 +24,4 @@ pub mod product;
 pub mod registry;
 pub mod requirements;
 pub mod runtime;
+pub mod site;

@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 use monok8s_sandbox::loop_device::LoopDevice;
 
 /// Programs that a node's first process or this one calls, and the Debian package each is in.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("ip", "iproute2"),
     ("sgdisk", "gdisk"),
     ("partx", "util-linux"),
@@ -15,20 +15,15 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("losetup", "mount"),
     ("tar", "tar"),
     ("gcc", "gcc"),
+    ("strip", "binutils"),
     ("busybox", "busybox-static"),
 ];
 
-/// Why there cannot be real nodes here, in a line for people; none when there can.
-pub fn missing() -> Option<String> {
+/// What this machine refuses, whatever is installed on it, in a line for people; none when real nodes
+/// can be had.
+pub fn forbidden() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("real nodes need root".into());
-    }
-    for (program, package) in PROGRAMS {
-        if Command::new(program).arg("--version").output().is_err() {
-            return Some(format!(
-                "real nodes need {program}, which is in the Debian package {package}"
-            ));
-        }
     }
     if !fs::read_to_string("/proc/filesystems").is_ok_and(|known| known.contains("\toverlay\n")) {
         return Some("real nodes need a kernel with overlayfs".into());
@@ -48,4 +43,15 @@ pub fn missing() -> Option<String> {
         Ok(output) if output.status.success() => None,
         _ => Some("real nodes need namespaces, which this machine does not let us have".into()),
     }
+}
+
+/// What is not installed here, in a line for people; none when nothing is missing.
+pub fn missing() -> Option<String> {
+    let mut absent = PROGRAMS
+        .into_iter()
+        .filter(|(program, _)| Command::new(program).arg("--version").output().is_err());
+    let (program, package) = absent.next()?;
+    Some(format!(
+        "real nodes need {program}, which is in the Debian package {package}"
+    ))
 }

@@ -152,6 +152,9 @@ impl<'a> Case<'a> {
             let gone = ["delete", kind, &name, "--ignore-not-found", "--timeout=60s"];
             self.bench.kubectl.ok(gone).await?;
         }
+        // What a test that failed in the middle has left.
+        let fill = "rm -f /var/lib/fill-*; ip route flush type blackhole";
+        self.node.run(["sh", "-c", fill]).await?;
         let label = format!("case={name}");
         let kinds = "poddisruptionbudgets,deployments,pods";
         self.bench

@@ -47,7 +47,7 @@ pub(crate) async fn a_pod_that_takes_its_time(case: &Case<'_>) -> Result<()> {
     let slow = "trap 'sleep 6; exit 0' TERM; while :; do sleep 0.2; done";
     let pod = workload(case, slow, 120, false).await?;
     let attempt = case.begin_upgrade(json!({})).await?;
-    blocked(case, &["it is ending", &pod.name_any()]).await?;
+    blocked(case, &["is drained since"]).await?;
     gone_before_the_reboot(case, &pod).await?;
     attempt.completes(1).await?;
     schedulable(case, true).await
@@ -243,8 +243,9 @@ async fn lift_budget(case: &Case<'_>) -> Result<()> {
 /// Waits until the progress is released to reboot, and checks that the pod had gone.
 async fn gone_before_the_reboot(case: &Case<'_>, pod: &Pod) -> Result<()> {
     wait::until("the release to reboot", LIMIT, || async {
-        let released = case.progress().await?.spec.release == Release::Reboot;
-        Ok(released.then_some(()))
+        let progress = case.progress().await.ok();
+        let released = progress.filter(|now| now.spec.release == Release::Reboot);
+        Ok(released.map(drop))
     })
     .await?;
     let left = pods(case).await?;

@@ -111,9 +111,13 @@ fn main() -> ExitCode {
     if count == 0 {
         return ExitCode::SUCCESS;
     }
-    if let Some(why) = requirements::missing() {
+    if let Some(why) = requirements::forbidden() {
         println!("skipped {count} tests on real nodes: {why}");
         return ExitCode::SUCCESS;
+    }
+    if let Some(why) = requirements::missing() {
+        println!("{why}: `make setup-test` installs it");
+        return ExitCode::FAILURE;
     }
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     match runtime.block_on(run(&fleet, single)) {
@@ -181,9 +185,9 @@ async fn told(name: &str, test: Running<'_>, bench: &Bench) -> bool {
     let outcome = match limited.await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(panic)) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-            Err(anyhow!("it panicked: {}", text.unwrap_or_default()))
+            let words = panic.downcast_ref::<String>().cloned();
+            let words = words.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+            Err(anyhow!("it panicked: {}", words.unwrap_or_default()))
         }
         Err(_) => Err(anyhow!("it did not end within {} s", LIMIT.as_secs())),
     };

@@ -17,6 +17,7 @@ use monok8s_api::{
     osupgradeprogress::Release,
     reason::{ProgressPhase, UpgradePhase},
 };
+use monok8s_cluster::node::Node;
 use monok8s_e2e::objects;
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -27,12 +28,7 @@ use crate::bench::{Bench, FLEET, NAMESPACE};
 pub(crate) async fn all_nodes_go_down_one_by_one_and_the_controllers_with_them(
     bench: &Bench,
 ) -> Result<()> {
-    let before: Vec<_> = bench
-        .cluster
-        .nodes()
-        .iter()
-        .map(|node| node.running())
-        .collect();
+    let before: Vec<_> = bench.cluster.nodes().iter().map(Node::running).collect();
     let watched = Watched::start(bench.client.clone());
     let upgrade = json!({
         "apiVersion": "monok8s.io/v1alpha1",

@@ -5,17 +5,15 @@ use std::{fmt::Write as _, fs, process::ExitCode, time::Duration};
 use anyhow::{Context, Result, bail};
 use kube::Client;
 use monok8s_api::reason::{ProgressPhase, UpgradePhase};
-use monok8s_sandbox::{
-    control_plane,
-    instance::Instance,
-    kubectl::Kubectl,
-    supervisor::{Description, Order, Plan},
-};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
+    control_plane,
+    instance::Instance,
+    kubectl::Kubectl,
     live::{self, Seen, View, phase},
     screen::Screen,
+    supervisor::{Description, Order, Plan},
 };
 
 const BEGIN: &str = "v1.34.1";
@@ -27,15 +25,14 @@ const UPGRADE: &str = "fleet";
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// Runs the demo. Everything is ended afterwards, however it went, unless `keep`.
-pub(crate) async fn run(keep: bool) -> Result<ExitCode> {
+pub async fn run(instance: &Instance, keep: bool) -> Result<ExitCode> {
     let screen = Screen::new();
-    let instance = Instance::demo();
     // Before anything that is ended afterwards: one that is kept is not this one's to end.
     instance.ensure_down()?;
     let mut term = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
     let outcome = tokio::select! {
-        outcome = story(screen, &instance, keep) => outcome.map(|()| ExitCode::SUCCESS),
+        outcome = story(screen, instance, keep) => outcome.map(|()| ExitCode::SUCCESS),
         _ = interrupt.recv() => Err(anyhow::anyhow!("interrupted")),
         _ = term.recv() => Err(anyhow::anyhow!("asked to end")),
     };
@@ -46,10 +43,12 @@ pub(crate) async fn run(keep: bool) -> Result<ExitCode> {
         screen.line("");
         screen.line(&format!("The demo ends here: {error:#}"));
     }
-    instance
-        .down()
-        .await
-        .context("not everything could be ended; `make down` tries again")?;
+    instance.down().await.with_context(|| {
+        format!(
+            "not everything could be ended; `{}` tries again",
+            instance.end()
+        )
+    })?;
     screen.line("\nEverything has been ended and removed.");
     Ok(outcome.unwrap_or(ExitCode::FAILURE))
 }
@@ -175,8 +174,10 @@ impl Teller<'_> {
 
     fn farewell(&self) {
         let say = |text: &str| self.screen.line(text);
-        self.screen
-            .heading("Everything stays up; `make down` ends it");
+        self.screen.heading(&format!(
+            "Everything stays up; `{}` ends it",
+            self.instance.end()
+        ));
         say("");
         say(&format!(
             "export KUBECONFIG={}",

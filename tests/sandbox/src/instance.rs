@@ -42,6 +42,24 @@ impl Instance {
         Self::named("control-plane")
     }
 
+    /// The demo's on real nodes.
+    pub fn real_demo() -> Self {
+        Self::named("real-demo")
+    }
+
+    /// Real nodes without the demo.
+    pub fn real() -> Self {
+        Self::named("cluster")
+    }
+
+    /// The command that ends it.
+    pub fn end(&self) -> &'static str {
+        match self.name {
+            "real-demo" | "cluster" => "make cluster-down",
+            _ => "make down",
+        }
+    }
+
     fn named(name: &'static str) -> Self {
         let parent = std::env::var_os(VARIABLE)
             .map_or_else(|| scratch::repository().join(".sandbox"), PathBuf::from);
@@ -59,7 +77,7 @@ impl Instance {
     /// Fails when it is up, saying how to end it.
     pub fn ensure_down(&self) -> Result<()> {
         if self.locked()? {
-            bail!("a {} is up already: `make down` ends it", self.name);
+            bail!("a {} is up already: `{}` ends it", self.name, self.end());
         }
         Ok(())
     }
@@ -202,7 +220,7 @@ impl Lock {
             File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
         if file.try_lock().is_err() {
             bail!(
-                "a sandbox in {} is up already: `make down` ends it",
+                "a sandbox in {} is up already: `make down` or `make cluster-down` ends it",
                 folder.display()
             );
         }

@@ -2,9 +2,6 @@
 #![forbid(unsafe_code)]
 
 mod bench;
-mod demo;
-mod live;
-mod screen;
 
 use std::{
     path::{Path, PathBuf},
@@ -15,6 +12,8 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use monok8s_sandbox::{
     assets::Assets,
+    cluster::Cluster,
+    demo,
     instance::{Instance, Lock},
     supervisor::{self, Order, Plan},
 };
@@ -71,7 +70,7 @@ async fn main() -> ExitCode {
 
 async fn run(action: Action) -> Result<ExitCode> {
     match action {
-        Action::Demo { keep } => return demo::run(keep).await,
+        Action::Demo { keep } => return demo::run(&Instance::demo(), keep).await,
         Action::ControlPlane => control_plane().await?,
         Action::Assets => assets().await?,
         Action::BenchWatches => bench::run().await?,
@@ -87,7 +86,7 @@ async fn supervise(folder: &Path) -> Result<()> {
     let _lock = Lock::hold(folder)?;
     let plan = std::fs::read_to_string(folder.join("plan.json")).context("there is no plan")?;
     let plan = serde_json::from_str(&plan).context("the plan is none")?;
-    supervisor::supervise(folder, plan).await
+    supervisor::supervise::<Cluster>(folder, plan).await
 }
 
 async fn assets() -> Result<()> {

@@ -25,11 +25,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use crate::{
-    cluster::{Cluster, ClusterOptions},
-    kubectl::Kubectl,
-    node::NodeOptions,
-};
+use crate::{kubectl::Kubectl, site::Site};
 
 /// How long an order may take.
 const ORDER: Duration = Duration::from_secs(120);
@@ -135,10 +131,10 @@ struct Answer {
 }
 
 /// Runs a sandbox in `folder` until it is told to end, by an order or a signal, and removes the folder.
-pub async fn supervise(folder: &Path, plan: Plan) -> Result<()> {
+pub async fn supervise<S: Site>(folder: &Path, plan: Plan) -> Result<()> {
     let mut log =
         File::create(folder.join("supervisor.log")).context("cannot make supervisor.log")?;
-    let outcome = run(folder, plan, &mut log).await;
+    let outcome = run::<S>(folder, plan, &mut log).await;
     match &outcome {
         // The log stays, for whoever started this.
         Err(error) => {
@@ -162,7 +158,7 @@ pub(crate) async fn remove(folder: &Path) -> Result<()> {
 /// Begins the line of the log that tells why a sandbox did not come up.
 pub const FAILED: &str = "error: ";
 
-async fn run(folder: &Path, plan: Plan, log: &mut File) -> Result<()> {
+async fn run<S: Site>(folder: &Path, plan: Plan, log: &mut File) -> Result<()> {
     let mut term = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
     let listener = UnixListener::bind(socket(&File::open(folder)?))
@@ -173,7 +169,7 @@ async fn run(folder: &Path, plan: Plan, log: &mut File) -> Result<()> {
     };
     let home = folder.join("cluster");
     let cluster = tokio::select! {
-        cluster = Cluster::start_in(&home, options(&plan), &mut say) => cluster?,
+        cluster = S::start(&home, &plan, &mut say) => cluster?,
         _ = term.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
@@ -196,28 +192,7 @@ async fn run(folder: &Path, plan: Plan, log: &mut File) -> Result<()> {
     cluster.stop().await
 }
 
-fn options(plan: &Plan) -> ClusterOptions {
-    let node = |number| {
-        let mut node = NodeOptions::new(format!("node-{number}"));
-        // People want to see the bar move; a real node reports less often.
-        node.agent_arguments = vec!["--report-interval=1s".into()];
-        node.downtime = Duration::from_secs(2);
-        node
-    };
-    ClusterOptions {
-        nodes: (1..=plan.nodes).map(node).collect(),
-        version: plan.version.clone(),
-        images: plan.images.clone(),
-        // Room for the file system's own structures.
-        image_size: plan.payload + (16 << 20),
-        image_payload: plan.payload,
-        controllers: plan.controllers,
-        manifests: plan.nodes > 0,
-        ..ClusterOptions::default()
-    }
-}
-
-fn describe(folder: &Path, plan: &Plan, cluster: &Cluster) -> Result<()> {
+fn describe(folder: &Path, plan: &Plan, cluster: &impl Site) -> Result<()> {
     let first = (plan.nodes > 0).then_some(&plan.version);
     let versions: Vec<&str> = first
         .into_iter()
@@ -233,11 +208,7 @@ fn describe(folder: &Path, plan: &Plan, cluster: &Cluster) -> Result<()> {
         kubectl: cluster.kubectl().program().to_path_buf(),
         catalog: cluster.catalog(&versions)?,
         images: images.collect::<Result<_>>()?,
-        nodes: cluster
-            .nodes()
-            .iter()
-            .map(|node| node.name().to_owned())
-            .collect(),
+        nodes: cluster.nodes(),
     };
     let text =
         serde_json::to_string_pretty(&description).context("supervisor.json cannot be written")?;
@@ -245,7 +216,7 @@ fn describe(folder: &Path, plan: &Plan, cluster: &Cluster) -> Result<()> {
 }
 
 /// Serves one connection; true when everything is to end.
-async fn serve(cluster: &Cluster, stream: UnixStream) -> Result<bool> {
+async fn serve(cluster: &impl Site, stream: UnixStream) -> Result<bool> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     let read = tokio::time::timeout(Duration::from_secs(5), stream.read_line(&mut line));
@@ -266,18 +237,16 @@ async fn serve(cluster: &Cluster, stream: UnixStream) -> Result<bool> {
     Ok(down)
 }
 
-async fn obey(cluster: &Cluster, order: Order) -> Result<()> {
+async fn obey(cluster: &impl Site, order: Order) -> Result<()> {
     match order {
         Order::Fault { path, fault } => {
             let fault: Fault = fault.parse().map_err(|error| anyhow::anyhow!("{error}"))?;
             cluster.image_server().fault(&path, fault);
         }
         Order::Cure { path } => cluster.image_server().cure(&path),
-        Order::PowerCut { node } => cluster.node(&node)?.power_cut().await?,
-        Order::PowerOn { node } => {
-            cluster.node(&node)?.power_on().await?;
-        }
-        Order::FailTrial { node } => cluster.node(&node)?.fail_trial_boots(1),
+        Order::PowerCut { node } => cluster.power_cut(&node).await?,
+        Order::PowerOn { node } => cluster.power_on(&node).await?,
+        Order::FailTrial { node } => cluster.fail_trial(&node)?,
         Order::Down => {}
     }
     Ok(())
