@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use monok8s_api::{NAMESPACE, Version};
 
-use crate::{answer::Format, input::Source};
+use crate::{answer::Format, image::ImageCommand, input::Source};
 
 const EXIT_CODES: &str = "Exit code: 0 yes, 1 no, 2 the question could not be asked.";
 
-/// Manifests, catalogs and plans of the MonoK8s OTA system. Changes nothing by itself.
+/// Manifests, catalogs, plans and images of the MonoK8s OTA system. Only `image pack` and `image write`
+/// change anything.
 #[derive(Debug, Parser)]
 #[command(name = "ctl", version, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
@@ -32,6 +33,11 @@ pub(crate) enum Command {
     /// Show what an OSUpgrade would do: who would go, in which hops, who refuses and why.
     #[command(after_help = EXIT_CODES)]
     Plan(PlanArgs),
+    /// Pack an image, look into one, write one to a slot.
+    Image {
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
     /// Print a completion script, for example `source <(ctl completions bash)`.
     Completions {
         /// The shell that it is for.

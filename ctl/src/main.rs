@@ -1,7 +1,7 @@
 //! `ctl`: what a person types at a prompt.
 //!
-//! It prints what the cluster is to be given, judges catalogs, and shows what an upgrade would do.
-//! It changes nothing. The exit code is 0 when the answer is yes, 1 when it is no (a catalog that
+//! It prints what the cluster is to be given, judges catalogs, shows what an upgrade would do, and
+//! packs, examines and writes images. Only packing and writing change anything. The exit code is 0 when the answer is yes, 1 when it is no (a catalog that
 //! is wrong, a version that is refused), and 2 when the question could not be asked.
 #![forbid(unsafe_code)]
 #![allow(
@@ -13,6 +13,7 @@ mod answer;
 mod catalog;
 mod cli;
 mod create;
+mod image;
 mod input;
 mod plan;
 
@@ -43,6 +44,7 @@ fn answer(command: Command) -> Result<Answer, Error> {
             CatalogCommand::Resolve(args) => Ok(catalog::resolve(&args)?),
         },
         Command::Plan(args) => Ok(plan::answer(&args)?),
+        Command::Image { command } => Ok(image::answer(&command)?),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "ctl", &mut script);
@@ -56,6 +58,8 @@ fn answer(command: Command) -> Result<Answer, Error> {
 enum Error {
     #[error(transparent)]
     Create(#[from] create::CreateError),
+    #[error(transparent)]
+    Image(#[from] image::ImageError),
     #[error(transparent)]
     Input(#[from] input::InputError),
     #[error(transparent)]
