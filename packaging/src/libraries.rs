@@ -57,8 +57,8 @@ pub enum LibraryError {
     /// A library is nowhere.
     #[error(
         "{} needs {name}, which is in none of {}; on Debian: apt-get install libc6:{arch} libgcc-s1:{arch} \
-         (after dpkg --add-architecture {arch}), or gcc-{cross} for its own older copies",
-        by.display(), join(folders), arch = platform.word(), cross = platform.gnu()
+         (after dpkg --add-architecture {arch}), or {cross} for its own older copies",
+        by.display(), join(folders), arch = platform.word(), cross = platform.cross_compiler_package()
     )]
     Missing {
         /// Its name.

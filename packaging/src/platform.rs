@@ -57,6 +57,12 @@ impl Platform {
         }
     }
 
+    /// Debian's package with a C compiler that runs elsewhere and compiles for this machine; it brings this machine's C
+    /// library.
+    pub fn cross_compiler_package(self) -> String {
+        format!("gcc-{}", self.gnu().replace('_', "-"))
+    }
+
     /// `e_machine` in an ELF header.
     pub fn elf_machine(self) -> u16 {
         match self {

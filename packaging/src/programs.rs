@@ -90,8 +90,8 @@ fn check_toolchain(root: &Path, platform: Platform) -> Result<()> {
         let gcc = format!("{}-gcc", platform.gnu());
         if Command::new(&gcc).arg("--version").output().is_err() {
             missing.push(format!(
-                "a C compiler for it (apt-get install gcc-{})",
-                platform.gnu()
+                "a C compiler for it (apt-get install {})",
+                platform.cross_compiler_package()
             ));
         }
     }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use monok8s_packaging::{programs::PROGRAMS, rootfs::USER};
+use monok8s_sandbox::skip;
 use tempfile::TempDir;
 
 use crate::unpacked;
@@ -19,7 +20,7 @@ fn root() -> Option<TempDir> {
     if rustix::process::geteuid().is_root() {
         return Some(unpacked::root());
     }
-    println!("skipped: only root may run a program in another root");
+    skip::say("only root may run a program in another root");
     None
 }
 
@@ -179,7 +180,9 @@ fn names_are_asked_of_the_name_server() {
     let dns = match UdpSocket::bind((address, 53)) {
         Ok(dns) => dns,
         Err(e) => {
-            println!("skipped: no name server can listen on {address}:53 here: {e}");
+            skip::say(&format!(
+                "no name server can listen on {address}:53 here: {e}"
+            ));
             return;
         }
     };

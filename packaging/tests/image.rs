@@ -267,7 +267,7 @@ fn the_list_names_what_is_inside_and_nothing_else() {
     // What builds, tests and packs the programs is not in them.
     for outside in [
         "proptest",
-        "tempfile",
+        "rcgen",
         "cc",
         "serde_derive",
         "monok8s-sandbox",

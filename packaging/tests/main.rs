@@ -8,5 +8,6 @@
 
 mod empty_root;
 mod image;
+mod other_machine;
 mod pod_security;
 mod unpacked;

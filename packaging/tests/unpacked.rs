@@ -8,7 +8,7 @@ use std::{
 };
 
 use monok8s_packaging::{
-    build::{self, Order},
+    build::{self, Built, Order},
     image::About,
     layer::Layer,
     platform::Platform,
@@ -92,6 +92,14 @@ fn packed_layer(archive: &[u8], hex: &str) -> Vec<u8> {
         }
     }
     panic!("{wanted} is not in the archive");
+}
+
+/// Unpacks the one layer of an archive.
+pub(crate) fn unpack(archive: &[u8], built: &Built, into: &Path) {
+    let (layer, _) = built.platforms.first_key_value().unwrap().1;
+    let packed = packed_layer(archive, &layer.blob.hex);
+    let packed = zstd::Decoder::new(packed.as_slice()).unwrap();
+    tar::Archive::new(packed).unpack(into).unwrap();
 }
 
 /// The image's tree, in a folder of its own.
