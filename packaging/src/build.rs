@@ -26,6 +26,8 @@ use crate::{
 
 /// Where rustls and everybody else looks for CA certificates.
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Where the Debian package has them. Elsewhere in it are files that are none, as an example for people.
+const CERTIFICATE_FOLDER: &str = "/usr/share/ca-certificates";
 /// The Debian package that they come from.
 const CERTIFICATE_PACKAGE: &str = "ca-certificates";
 
@@ -168,7 +170,9 @@ pub fn root_fs(
 fn certificates() -> Result<Vec<u8>> {
     let package = debian::installed(CERTIFICATE_PACKAGE)?;
     let mut files = debian::files(&package)?;
-    files.retain(|file| file.extension().is_some_and(|e| e == "crt"));
+    files.retain(|file| {
+        file.starts_with(CERTIFICATE_FOLDER) && file.extension().is_some_and(|e| e == "crt")
+    });
     files.sort();
     let mut bundle = Vec::new();
     for file in files {

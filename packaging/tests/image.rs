@@ -21,6 +21,10 @@ use monok8s_packaging::{
 use oci_spec::image::{
     Descriptor, ImageConfiguration, ImageIndex, ImageManifest, MediaType, OciLayout,
 };
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
 use serde_json::Value;
 
 /// A small program that is on every machine, under the names of the three.
@@ -190,6 +194,21 @@ fn nothing_is_inside_but_the_programs_and_what_they_need() {
         .collect();
     assert_eq!(paths, expected);
     assert_eq!(image.layer.blob, Digest::of(&image.packed));
+}
+
+/// Read as the programs read it: one entry that is no certificate, and rustls complains at every start.
+#[test]
+fn the_certificates_are_all_certificates() {
+    let root = unpacked::root();
+    let bundle = fs::read(root.path().join("etc/ssl/certs/ca-certificates.crt")).unwrap();
+    let certificates: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(&bundle)
+        .collect::<Result<_, _>>()
+        .unwrap();
+    assert!(certificates.len() > 100, "{}", certificates.len());
+    let mut anchors = RootCertStore::empty();
+    for certificate in certificates {
+        anchors.add(certificate).unwrap();
+    }
 }
 
 #[test]
