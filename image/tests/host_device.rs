@@ -6,7 +6,7 @@ mod support;
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write as _},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicUsize, Ordering},
@@ -137,6 +137,66 @@ fn the_images_own_checksum_is_read_from_the_loop_device() {
     assert_eq!(installed.image_digest, Some(sha256(&image)));
 }
 
+/// Some data, 70 MiB of zeros and some data.
+fn with_zeros() -> Vec<u8> {
+    let mut image = image(75 * MIB);
+    image[2 * MIB..72 * MIB].fill(0);
+    image
+}
+
+#[test]
+fn a_loop_device_is_told_to_make_zeros_itself() {
+    let Some(device) = Loop::new(76 * MIB) else {
+        return;
+    };
+    let image = with_zeros();
+    let file = compress(&image);
+    let target = HostDevice::new(device.open(), "the slot").unwrap();
+    let installed = install_quietly(&file, &target, &expect(sha256(&image))).unwrap();
+    assert_eq!(installed.times.clear.bytes, 70 * MIB as u64);
+    assert_eq!(installed.times.write.bytes, 5 * MIB as u64);
+    let mut slot = Vec::new();
+    target.into_file().read_to_end(&mut slot).unwrap();
+    assert!(slot[..image.len()] == image);
+    assert!(slot[image.len()..].iter().all(|byte| *byte == FILLER));
+}
+
+#[test]
+fn zeros_are_holes_in_a_file() {
+    let image = with_zeros();
+    let file = compress(&image);
+    let slot = filled(76 * MIB);
+    let blocks = || slot.as_file().metadata().unwrap().blocks() * 512;
+    let before = blocks();
+    let target = HostDevice::new(open(slot.path(), OFlags::empty()).unwrap(), "slot.img").unwrap();
+    install_quietly(&file, &target, &expect(sha256(&image))).unwrap();
+    assert!(before - blocks() >= 69 * MIB as u64);
+    assert!(fs::read(slot.path()).unwrap()[..image.len()] == image);
+}
+
+/// What `BLKZEROOUT` has made is read back from the medium too.
+#[test]
+fn a_bit_flipped_among_cleared_zeros_is_caught() {
+    let Some(device) = Loop::new(76 * MIB) else {
+        return;
+    };
+    let file = compress(&with_zeros());
+    let offset = 40 * MIB as u64 + 5;
+    let rotting = BitRot {
+        device: HostDevice::new(device.open(), "the slot").unwrap(),
+        medium: device.backing.as_file(),
+        offset,
+        after_flush: 0,
+        flushes: AtomicUsize::new(0),
+    };
+    match install_quietly(&file, &rotting, &expect(sha256(&file))) {
+        Err(InstallError::ReadBackMismatch { offset: found, .. }) => {
+            assert_eq!(found, 40 * MIB as u64);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 /// The real device, but after the flush with this number the medium changes one bit behind the kernel's back.
 struct BitRot<'a> {
     device: HostDevice,
@@ -158,6 +218,9 @@ impl Device for BitRot<'_> {
     }
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         self.device.write_at(bytes, offset)
+    }
+    fn clear_at(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.device.clear_at(offset, length)
     }
     fn flush(&self) -> io::Result<()> {
         self.device.flush()?;
