@@ -1,6 +1,6 @@
 //! The HTTP client both ways of fetching share: trust anchors, proxies, limits in time.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{error::Error as _, path::Path, sync::Arc, time::Duration};
 
 use rustls::{
     RootCertStore,
@@ -13,6 +13,8 @@ use crate::{
     rate::Floor,
     resolver::{GuardedResolver, Lookup, SystemLookup},
     retry::Backoff,
+    source::FileRoots,
+    url::SourceUrl,
 };
 
 /// What servers see as `User-Agent`.
@@ -24,7 +26,11 @@ pub struct Client {
     pub(crate) http: reqwest::Client,
     pub(crate) policy: Policy,
     pub(crate) timing: Timing,
+    pub(crate) file_roots: Arc<FileRoots>,
     pub(crate) credentials: Option<Arc<Credentials>>,
+    /// Shows the credentials' certificate; asks nobody but the hosts that they name.
+    identified: Option<reqwest::Client>,
+    settings: Arc<ClientBuilder>,
 }
 
 /// How long to wait for what.
@@ -66,6 +72,7 @@ pub struct ClientBuilder {
     policy: Policy,
     timing: Timing,
     authorities: Vec<reqwest::Certificate>,
+    file_roots: Arc<FileRoots>,
     environment_proxies: bool,
     lookup: Arc<dyn Lookup>,
 }
@@ -100,6 +107,12 @@ pub enum BuildError {
         /// Why.
         reason: String,
     },
+    /// A client certificate or its key.
+    #[error("the client certificate and its key cannot be used: {reason}")]
+    ClientCertificate {
+        /// Why.
+        reason: String,
+    },
     /// Anything else.
     #[error("cannot set up the HTTP client: {0}")]
     Setup(#[source] reqwest::Error),
@@ -112,6 +125,7 @@ impl Client {
             policy: Policy::HTTPS_ONLY,
             timing: Timing::default(),
             authorities: Vec::new(),
+            file_roots: Arc::default(),
             environment_proxies: true,
             lookup: Arc::new(SystemLookup),
         }
@@ -132,12 +146,31 @@ impl Client {
     }
 
     /// The same client, sharing connections, with credentials for the hosts they name.
-    #[must_use]
-    pub fn with_credentials(&self, credentials: Credentials) -> Self {
-        Self {
+    pub fn with_credentials(&self, credentials: Credentials) -> Result<Self, BuildError> {
+        let identified = match credentials.certificate() {
+            Some(pem) => {
+                let unusable = |error: reqwest::Error| BuildError::ClientCertificate {
+                    // Its causes say where in the text it is wrong, and quote nothing of it.
+                    reason: error
+                        .source()
+                        .map_or_else(|| error.to_string(), ToString::to_string),
+                };
+                let identity = reqwest::Identity::from_pem(pem).map_err(unusable)?;
+                Some(self.settings.connect(Some(&identity)).map_err(unusable)?)
+            }
+            None => None,
+        };
+        Ok(Self {
             credentials: Some(Arc::new(credentials)),
+            identified,
             ..self.clone()
-        }
+        })
+    }
+
+    /// The connections that show a certificate, for a URL whose host the credentials name.
+    pub(crate) fn identified_for(&self, url: &SourceUrl) -> Option<&reqwest::Client> {
+        let named = self.credentials.as_ref()?.are_for(url);
+        self.identified.as_ref().filter(|_| named)
     }
 }
 
@@ -198,6 +231,13 @@ impl ClientBuilder {
         Ok(self)
     }
 
+    /// The folders that `file` URLs may name an image in. Default: none.
+    #[must_use]
+    pub fn file_roots(mut self, roots: FileRoots) -> Self {
+        self.file_roots = Arc::new(roots);
+        self
+    }
+
     /// Whether `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` are heeded. Default: yes.
     ///
     /// Behind a proxy it is the proxy that resolves names, so what a name leads to is for the
@@ -225,28 +265,36 @@ impl ClientBuilder {
             // Another thread may have been faster; either way there is one now.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
-        let authorities = self.authorities.clone();
-        let http = match self.http().tls_certs_merge(authorities.clone()).build() {
-            Ok(http) => http,
-            Err(error) => {
-                let http = self
-                    .http()
-                    .tls_certs_only(authorities)
-                    .build()
-                    .map_err(BuildError::Setup)?;
-                tracing::warn!(
-                    %error,
-                    "no CA certificates of the system; only those of the CA file are trusted"
-                );
-                http
-            }
-        };
+        let http = self.connect(None).map_err(BuildError::Setup)?;
         Ok(Client {
             http,
             policy: self.policy,
             timing: self.timing,
+            file_roots: Arc::clone(&self.file_roots),
             credentials: None,
+            identified: None,
+            settings: Arc::new(self),
         })
+    }
+
+    /// Connections of their own, which show `identity` to servers that ask for one.
+    fn connect(&self, identity: Option<&reqwest::Identity>) -> reqwest::Result<reqwest::Client> {
+        let http = || match identity {
+            Some(identity) => self.http().identity(identity.clone()),
+            None => self.http(),
+        };
+        let authorities = || self.authorities.clone();
+        http()
+            .tls_certs_merge(authorities())
+            .build()
+            .or_else(|error| {
+                let http = http().tls_certs_only(authorities()).build()?;
+                tracing::warn!(
+                    %error,
+                    "no CA certificates of the system; only those of the CA file are trusted"
+                );
+                Ok(http)
+            })
     }
 
     fn http(&self) -> reqwest::ClientBuilder {

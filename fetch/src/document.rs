@@ -141,7 +141,7 @@ impl Client {
         }
     }
 
-    async fn read(
+    pub(crate) async fn read(
         &self,
         mut response: Response,
         limit: u64,

@@ -4,7 +4,7 @@ use std::{error::Error as StdError, fmt, io, time::Duration};
 
 use rustls::CertificateError;
 
-use crate::{policy::PolicyRefusal, url::SourceUrl};
+use crate::{refusal::PolicyRefusal, url::SourceUrl};
 
 /// How far a transfer had come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,6 +133,33 @@ pub enum Fault {
         /// What it is, in words of our own.
         what: &'static str,
     },
+    /// There is no such file.
+    #[error("there is no such file; check the URL, and that its medium is mounted")]
+    NoSuchFile,
+    /// A file that may not be read.
+    #[error("the file may not be read; check its permissions")]
+    FileForbidden,
+    /// A folder, a device, a pipe.
+    #[error("not a regular file")]
+    NotAFile,
+    /// A file that cannot be read now.
+    #[error("the file cannot be read: {what}")]
+    File {
+        /// The operating system's word for it.
+        what: String,
+    },
+    /// What the registry has is no image.
+    #[error("the registry has no image under that name: {what}")]
+    NotAnArtifact {
+        /// What is there, in words of our own.
+        what: String,
+    },
+    /// Bytes that are not what their digest says.
+    #[error("the registry's {what} does not have the digest it was asked for by")]
+    WrongDigest {
+        /// What.
+        what: &'static str,
+    },
     /// The certificate's time and this machine's disagree.
     #[error(
         "the server's certificate {which} by this machine's clock, which shows {clock}; \
@@ -195,10 +222,13 @@ impl Fault {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Policy(_) => Kind::RefusedByPolicy,
-            Self::Forbidden { .. } => Kind::Forbidden,
-            Self::NotFound { .. } => Kind::NotFound,
+            Self::Forbidden { .. } | Self::FileForbidden => Kind::Forbidden,
+            Self::NotFound { .. } | Self::NoSuchFile => Kind::NotFound,
             Self::TooLarge { .. } => Kind::TooLarge,
             Self::NotADocument { .. }
+            | Self::NotAFile
+            | Self::NotAnArtifact { .. }
+            | Self::WrongDigest { .. }
             | Self::UnexpectedStatus { .. }
             | Self::Protocol { .. }
             | Self::KeepsChanging { .. } => Kind::NotUsable,
@@ -209,6 +239,7 @@ impl Fault {
             | Self::Connection { .. }
             | Self::TimedOut { .. }
             | Self::Stalled { .. }
+            | Self::File { .. }
             | Self::Truncated
             | Self::ServerBusy { .. } => Kind::Unreachable,
         }

@@ -4,16 +4,15 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, header};
-use reqwest::Response;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::{
     client::Client,
     error::{Change, Fault, FetchError, Progress},
     rate::{Bucket, FloorWatch, RateLimit},
-    resume::{Begun, Identity, Verdict, judge},
+    resume::{Begun, Identity, Verdict},
     retry::{self, Trouble},
+    source::{Answer, Artifact, Body, Question, Source},
     url::SourceUrl,
 };
 
@@ -34,6 +33,9 @@ pub struct ImageRequest {
     /// flowed, which is at least [`Timing::floor`](crate::client::Timing::floor)'s on one
     /// connection. Default: 10 min.
     pub retry_for: Duration,
+    /// The platform to choose where a source has several, such as `linux/amd64`. Default: this
+    /// program's own.
+    pub platform: Option<String>,
     /// A ceiling for the rate; the caller keeps a clone to change it. Default: none.
     pub rate: RateLimit,
     /// Told of retries, resumptions and sources given up, for logs and status. Called from
@@ -79,9 +81,12 @@ pub enum Event {
 /// suspended in the middle gets its patience back when it wakes.
 pub struct ImageBody {
     client: Client,
-    /// The source being read and those after it; never empty before the stream has failed.
+    /// Those to be asked when the one being read is given up.
     sources: std::vec::IntoIter<SourceUrl>,
-    source: SourceUrl,
+    /// The one being read.
+    url: SourceUrl,
+    source: Source,
+    platform: Option<String>,
     earlier: Vec<FetchError>,
     retry_for: Duration,
     observer: Option<Observer>,
@@ -102,7 +107,7 @@ enum State {
     Idle,
     /// Asked; the answer is on its way. Kept here and not on the stack, so that a caller that drops
     /// and repeats the wait does not ask again each time.
-    Asking(BoxFuture<'static, Result<Response, Fault>>),
+    Asking(BoxFuture<'static, Result<Answer, Fault>>),
     Reading(Reading),
     Ended,
     /// What was handed out is void.
@@ -111,7 +116,7 @@ enum State {
 }
 
 struct Reading {
-    response: Response,
+    body: Body,
     /// Bytes still to come that were handed out before.
     skip: u64,
     /// Bytes received that had not been handed out before.
@@ -136,6 +141,7 @@ impl ImageRequest {
             url,
             mirrors: Vec::new(),
             retry_for: DEFAULT_RETRY_FOR,
+            platform: None,
             rate: RateLimit::default(),
             observer: None,
         }
@@ -148,7 +154,9 @@ impl Client {
         let mut body = ImageBody {
             client: self.clone(),
             sources: request.mirrors.into_iter(),
-            source: request.url,
+            source: Source::of(&request.url, request.platform.as_deref()),
+            url: request.url,
+            platform: request.platform,
             earlier: Vec::new(),
             retry_for: request.retry_for,
             observer: request.observer,
@@ -211,7 +219,12 @@ impl ImageBody {
 
     /// The source being read.
     pub fn url(&self) -> &SourceUrl {
-        &self.source
+        &self.url
+    }
+
+    /// For a source in a registry: what its name stood for.
+    pub fn artifact(&self) -> Option<Artifact> {
+        self.source.artifact()
     }
 
     /// One step: ask, take the answer, or take bytes. Called only with nothing pending.
@@ -225,7 +238,7 @@ impl ImageBody {
                 Ok(())
             }
             State::Asking(answer) => match answer.await {
-                Ok(response) => self.take_answer(response),
+                Ok(answer) => self.take_answer(answer),
                 Err(fault) => self.bear(fault),
             },
             State::Reading(reading) => match reading.next(self.client.timing.connect).await {
@@ -237,23 +250,17 @@ impl ImageBody {
         }
     }
 
-    fn question(&self) -> BoxFuture<'static, Result<Response, Fault>> {
-        let mut headers = HeaderMap::new();
-        if self.done > 0 {
-            if let Ok(range) = HeaderValue::from_str(&format!("bytes={}-", self.done)) {
-                headers.insert(header::RANGE, range);
-            }
-            // What another source calls its file means nothing here.
-            let own = self.file.as_ref().filter(|(from, _)| *from == self.source);
-            if let Some(same) = own.and_then(|(_, file)| file.validators.if_range()) {
-                headers.insert(header::IF_RANGE, same);
-            }
-        }
-        let (client, url) = (self.client.clone(), self.source.clone());
-        Box::pin(async move { client.ask(&url, headers).await })
+    fn question(&self) -> BoxFuture<'static, Result<Answer, Fault>> {
+        // What another source calls its file means nothing here.
+        let own = self.file.as_ref().filter(|(from, _)| *from == self.url);
+        let question = Question {
+            from: self.done,
+            if_range: own.and_then(|(_, file)| file.validators.if_range()),
+        };
+        self.source.ask(&self.client, &self.url, question)
     }
 
-    fn take_answer(&mut self, response: Response) -> Result<(), FetchError> {
+    fn take_answer(&mut self, answer: Answer) -> Result<(), FetchError> {
         let begun = self
             .file
             .as_ref()
@@ -261,17 +268,17 @@ impl ImageBody {
             .map(|(from, identity)| Begun {
                 identity,
                 done: self.done,
-                same_source: *from == self.source,
+                same_source: *from == self.url,
             });
-        match judge(begun, response.status(), response.headers()) {
+        match answer.judge(begun) {
             Verdict::Fault(fault) => self.bear(fault),
             Verdict::Changed(change) => self.change(change),
             Verdict::Read { skip, identity } => {
                 let complete = identity.total == Some(self.done);
-                self.file = Some((self.source.clone(), identity));
+                self.file = Some((self.url.clone(), identity));
                 if self.done > 0 {
                     self.tell(&Event::Resumed {
-                        url: self.source.clone(),
+                        url: self.url.clone(),
                         at: self.done,
                         again: skip,
                     });
@@ -280,7 +287,7 @@ impl ImageBody {
                     State::Ended
                 } else {
                     State::Reading(Reading {
-                        response,
+                        body: answer.body(),
                         skip,
                         new: 0,
                         floor: FloorWatch::new(self.client.timing.floor),
@@ -378,7 +385,8 @@ impl ImageBody {
                 next: next.clone(),
             });
             self.earlier.push(error);
-            self.source = next;
+            self.source = Source::of(&next, self.platform.as_deref());
+            self.url = next;
             self.changes = 0;
             return Ok(());
         }
@@ -410,7 +418,7 @@ impl ImageBody {
     fn error(&self, fault: Fault) -> FetchError {
         FetchError {
             progress: self.progress(),
-            ..FetchError::new(&self.source, fault)
+            ..FetchError::new(&self.url, fault)
         }
     }
 
@@ -427,7 +435,7 @@ impl Reading {
         loop {
             let began = *self.waiting.get_or_insert_with(Instant::now);
             let patience = self.floor.patience().saturating_sub(began.elapsed());
-            let received = timeout(patience, self.response.chunk()).await;
+            let received = timeout(patience, self.body.chunk(connect_timeout)).await;
             self.waiting = None;
             let waited = began.elapsed();
             match received {
@@ -436,7 +444,7 @@ impl Reading {
                     self.floor.count(bytes.len() as u64, waited)?;
                     return Ok(Some(bytes));
                 }
-                Ok(Err(error)) => return Err(Fault::of(&error, connect_timeout)),
+                Ok(Err(fault)) => return Err(fault),
                 Err(_) => self.floor.count(0, waited)?,
             }
         }
@@ -446,7 +454,7 @@ impl Reading {
 impl fmt::Debug for ImageBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ImageBody")
-            .field("url", &self.source)
+            .field("url", &self.url)
             .field("progress", &self.progress())
             .finish_non_exhaustive()
     }

@@ -4,8 +4,11 @@
 //!
 //! - [`Client::document`]: a small text as a whole (a catalog): a size limit, one deadline for
 //!   everything, conditional requests.
-//! - [`Client::open`]: a large file as a stream (an image): mirrors, resuming after a dropped
-//!   connection, a floor and a ceiling for the rate, retries for as long as the caller allows.
+//! - [`Client::open`]: a large file as a stream (an image), from an http server, an OCI registry or
+//!   a folder of this machine: mirrors, resuming after a dropped connection, a floor and a ceiling
+//!   for the rate, retries for as long as the caller allows.
+//!
+//! Each scheme has a file under `source`; the stream above them is one.
 //!
 //! What may be asked for is decided in [`policy`], whether an answer carries on what was begun in
 //! `resume`, when to ask again in `retry`: none of them does I/O. Every hop of a redirect and every
@@ -23,20 +26,24 @@ mod exchange;
 pub mod image;
 pub mod policy;
 pub mod rate;
+pub mod refusal;
 pub mod resolver;
 mod resume;
 pub mod retry;
+mod source;
 pub mod url;
 pub mod validators;
 
 pub use client::{BuildError, Client, ClientBuilder, Timing};
-pub use credentials::{Authorization, Credentials};
+pub use credentials::{Authorization, Credentials, CredentialsError};
 pub use document::{Document, Fetched};
 pub use error::{Change, Fault, FetchError, Kind, Progress};
 pub use image::{Event, ImageBody, ImageRequest};
-pub use policy::{Policy, PolicyRefusal};
+pub use policy::Policy;
 pub use rate::{Floor, RateLimit};
+pub use refusal::PolicyRefusal;
 pub use resolver::Lookup;
 pub use retry::Backoff;
-pub use url::SourceUrl;
+pub use source::{Artifact, FileRoots};
+pub use url::{Scheme, SourceUrl};
 pub use validators::Validators;

@@ -8,10 +8,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use url::Host;
 
-use crate::url::SourceUrl;
-
-/// Redirects followed before giving up.
-pub const MAX_REDIRECTS: usize = 5;
+use crate::{
+    refusal::{MAX_REDIRECTS, PolicyRefusal},
+    url::{Scheme, SourceUrl},
+};
 
 /// What a client may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,80 +21,20 @@ pub struct Policy {
     pub allow_http: bool,
 }
 
-/// Why something is not asked for.
-///
-/// The message may be read by someone who may not see the network this machine is in, so it tells
-/// nothing that a server said: not even where a refused redirect leads. The log tells that.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PolicyRefusal {
-    /// Not an absolute URL with a host.
-    #[error("not an absolute URL")]
-    NotAUrl,
-    /// Longer than the bound.
-    #[error("longer than {} bytes", crate::url::MAX_URL_LENGTH)]
-    TooLong,
-    /// Neither http nor https.
-    #[error("scheme {scheme:?} is not supported; use https or http")]
-    Scheme {
-        /// The scheme, cut at 20 characters.
-        scheme: String,
-    },
-    /// `http` where only `https` is allowed.
-    #[error("plain http is not allowed here; use https")]
-    HttpNotAllowed,
-    /// `user:password@` in the URL.
-    #[error("user info in a URL is not allowed; it would be shown wherever the URL is")]
-    UserInfo,
-    /// Link-local, or one of the few other addresses at which clouds serve credentials.
-    #[error("address {address} is link-local or a cloud's metadata service, which is never asked")]
-    Address {
-        /// The address.
-        address: IpAddr,
-    },
-    /// A redirect that would leave TLS.
-    #[error("a redirect leads from https to http, which is never followed")]
-    HttpsToHttp,
-    /// A redirect to a place that was already visited.
-    #[error("the redirects lead in a loop")]
-    RedirectLoop,
-    /// More than [`MAX_REDIRECTS`].
-    #[error("more than {MAX_REDIRECTS} redirects")]
-    TooManyRedirects,
-    /// A redirect to something that is itself refused.
-    #[error("a redirect leads to {}", .0.in_general())]
-    RedirectTo(Box<PolicyRefusal>),
-}
-
-impl PolicyRefusal {
-    /// What a refused redirect leads to, in words that hold nothing of its `Location`.
-    fn in_general(&self) -> &'static str {
-        match self {
-            Self::NotAUrl => "something that is no URL",
-            Self::TooLong => "an overlong URL",
-            Self::Scheme { .. } => "another scheme than https and http",
-            Self::HttpNotAllowed => "plain http, which is not allowed here",
-            Self::UserInfo => "a URL with user info",
-            Self::Address { .. } => "a link-local address or a cloud's metadata service",
-            Self::HttpsToHttp
-            | Self::RedirectLoop
-            | Self::TooManyRedirects
-            | Self::RedirectTo(_) => "another redirect that is not followed",
-        }
-    }
-}
-
 impl Policy {
     /// `https` only: catalogs.
     pub const HTTPS_ONLY: Self = Self { allow_http: false };
     /// `https` and `http`: images.
     pub const HTTP_ALLOWED: Self = Self { allow_http: true };
 
-    /// Whether this URL may be asked, as far as the URL itself tells. The addresses behind a host
+    /// Whether this URL may be asked over HTTP, as far as the URL itself tells. The addresses behind a host
     /// name are judged when they are known, by [`forbidden_address`].
     pub fn check(&self, url: &SourceUrl) -> Result<(), PolicyRefusal> {
-        if !self.allow_http && !url.is_https() {
-            return Err(PolicyRefusal::HttpNotAllowed);
+        match url.scheme() {
+            Scheme::Https => {}
+            Scheme::Http if self.allow_http => {}
+            Scheme::Http => return Err(PolicyRefusal::HttpNotAllowed),
+            Scheme::Oci | Scheme::File => return Err(PolicyRefusal::NotHttp),
         }
         let literal = match url.host() {
             None => return Err(PolicyRefusal::NotAUrl),
@@ -188,7 +128,11 @@ mod tests {
             ("images/a.zst", "not an absolute URL"),
             ("https://", "not an absolute URL"),
             ("ftp://a.example/x", "scheme \"ftp\""),
-            ("file:///etc/shadow", "scheme \"file\""),
+            ("file://host/etc/shadow", "not an absolute URL"),
+            ("file:///media/a?b", "not an absolute URL"),
+            ("oci:registry/a", "not an absolute URL"),
+            ("oci:///a", "not an absolute URL"),
+            ("oci://u@registry/a", "user info"),
             ("gopher://169.254.169.254/", "scheme \"gopher\""),
             ("https://user@a.example/", "user info"),
             ("https://user:secret@a.example/", "user info"),
@@ -200,7 +144,7 @@ mod tests {
         }
         let long = format!(
             "https://a.example/{}",
-            "x".repeat(crate::url::MAX_URL_LENGTH)
+            "x".repeat(crate::refusal::MAX_URL_LENGTH)
         );
         assert_eq!(long.parse::<SourceUrl>(), Err(PolicyRefusal::TooLong));
     }
@@ -219,6 +163,12 @@ mod tests {
                 "http://a.example/x",
                 false,
                 Err(PolicyRefusal::HttpNotAllowed),
+            ),
+            ("file:///etc/shadow", true, Err(PolicyRefusal::NotHttp)),
+            (
+                "oci://registry.example/a",
+                true,
+                Err(PolicyRefusal::NotHttp),
             ),
             ("http://127.0.0.1:8000/", true, Ok(())),
             ("http://[::1]:8000/", true, Ok(())),

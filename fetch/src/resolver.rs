@@ -9,7 +9,7 @@ use std::{
 use futures::future::BoxFuture;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use crate::policy::{PolicyRefusal, forbidden_address};
+use crate::{policy::forbidden_address, refusal::PolicyRefusal};
 
 /// Turns a host name into addresses.
 pub trait Lookup: fmt::Debug + Send + Sync {

@@ -84,6 +84,14 @@ pub(crate) fn judge(begun: Option<Begun<'_>>, status: StatusCode, headers: &Head
     }
 }
 
+/// Judges a file that was opened at the place asked for.
+pub(crate) fn judge_file(begun: Option<Begun<'_>>, identity: Identity) -> Verdict {
+    match begun {
+        None => Verdict::Read { skip: 0, identity },
+        Some(begun) => carry_on(begun, 0, true, identity),
+    }
+}
+
 /// What a status that is no success means.
 pub(crate) fn status_fault(status: StatusCode, headers: &HeaderMap) -> Fault {
     let code = status.as_u16();

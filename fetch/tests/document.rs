@@ -463,7 +463,8 @@ async fn credentials_go_to_their_host_and_no_further() {
         .with_credentials(Credentials::new(
             [server.address().to_string()],
             Authorization::Bearer("token".into()),
-        ));
+        ))
+        .unwrap();
     assert_eq!(
         get(&client, &server.url("/c")).await.unwrap().bytes,
         CATALOG

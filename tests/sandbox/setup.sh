@@ -23,6 +23,7 @@ if [ "${1:-}" = test ]; then
     dbus-daemon:dbus-daemon # a system bus to ask for a reboot
     grub-emu:grub-emu
     grub-script-check:grub-common
+    docker-registry:docker-registry # images from a registry
   )
 fi
 
@@ -65,6 +66,10 @@ if [ ${#missing[@]} -gt 0 ]; then
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -q
     $install
+    # This package starts a service, which nobody asked for: the tests run their own.
+    case " ${missing[*]} " in
+      *" docker-registry "*) systemctl disable --now docker-registry >/dev/null 2>&1 || true ;;
+    esac
   else
     echo "These packages are missing. Install them (names are Debian's) and run make again:" >&2
     echo "  sudo $install" >&2

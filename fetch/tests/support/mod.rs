@@ -1,4 +1,9 @@
 //! What the tests against a real server share.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "shared by several tests, each of which uses a part"
+)]
 
 use std::{
     net::IpAddr,

@@ -1,0 +1,430 @@
+//! Images from OCI registries: Debian's docker-registry, and for what it never does (redirects to
+//! storage, connections that break off) a server that fails on demand.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test that cannot go on fails"
+)]
+
+mod server;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use monok8s_fault_server::{Fault as Serve, FaultServer, Resource, Tls};
+use monok8s_fetch::{Authorization, Client, Credentials, Fault, FetchError, Kind, PolicyRefusal};
+use serde_json::{Value, json};
+use server::{Access, PASSWORD, Pki, Registry, USER, digest};
+use support::{builder, noise, read, request};
+
+const SHORT: Duration = Duration::from_millis(50);
+const LONG: Duration = Duration::from_secs(60);
+const SIZE: usize = 300_000;
+
+fn trusting(pki: &Pki) -> Client {
+    builder().ca_pem(&pki.ca_pem()).unwrap().build().unwrap()
+}
+
+async fn image(client: &Client, url: &str) -> Result<Vec<u8>, FetchError> {
+    read(client, request(url, SHORT).0)
+        .await
+        .map(|(bytes, _)| bytes)
+}
+
+fn descriptor(bytes: &[u8], media_type: &str) -> Value {
+    json!({"mediaType": media_type, "digest": digest(bytes), "size": bytes.len()})
+}
+
+/// A manifest whose layers are these.
+fn manifest(layers: &[&[u8]]) -> Vec<u8> {
+    let layers: Vec<Value> = layers
+        .iter()
+        .map(|bytes| descriptor(bytes, "application/vnd.oci.image.layer.v1.tar+zstd"))
+        .collect();
+    json!({
+        "schemaVersion": 2,
+        "mediaType": server::MANIFEST,
+        "config": descriptor(b"{}", "application/vnd.oci.empty.v1+json"),
+        "layers": layers,
+    })
+    .to_string()
+    .into_bytes()
+}
+
+#[tokio::test]
+async fn a_tag_a_digest_and_an_index() {
+    let Some(registry) = Registry::start(Access::Anyone).await else {
+        return;
+    };
+    let client = trusting(&registry.pki);
+    let (image_a, image_b) = (noise(SIZE), noise(SIZE / 2));
+    for blob in [&image_a[..], &image_b, b"{}"] {
+        registry
+            .push_blob(&client_for_pushing(&registry), blob)
+            .await;
+    }
+    let pusher = client_for_pushing(&registry);
+    let single = manifest(&[&image_a]);
+    let other = manifest(&[&image_b]);
+    let double = manifest(&[&image_a, &image_b]);
+    let entry = |bytes: &[u8], architecture: &str| {
+        let mut entry = descriptor(bytes, server::MANIFEST);
+        entry["platform"] = json!({"os": "linux", "architecture": architecture});
+        entry
+    };
+    for (tag, bytes) in [("single", &single), ("other", &other), ("double", &double)] {
+        registry.push_manifest(&pusher, tag, bytes).await;
+    }
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": server::INDEX,
+        "manifests": [entry(&other, "arm64"), entry(&single, "amd64")],
+    })
+    .to_string()
+    .into_bytes();
+    registry.push_manifest(&pusher, "both", &index).await;
+
+    assert!(image(&client, &registry.name(":single")).await.unwrap() == image_a);
+    let by_digest = registry.name(&format!("@{}", digest(&other)));
+    assert!(image(&client, &by_digest).await.unwrap() == image_b);
+    for (platform, expected) in [("linux/amd64", &image_a), ("linux/arm64", &image_b)] {
+        let (mut wanted, _) = request(&registry.name(":both"), SHORT);
+        wanted.platform = Some(platform.into());
+        let body = client.open(wanted.clone()).await.unwrap();
+        let artifact = body.artifact().unwrap();
+        // Unread it would hold up the next one on the same connection.
+        drop(body);
+        assert_eq!(artifact.digest, digest(&index));
+        assert_eq!(artifact.layer, digest(expected));
+        assert_eq!(artifact.size, expected.len() as u64);
+        assert!(read(&client, wanted).await.unwrap().0 == **expected);
+    }
+    let (mut wanted, _) = request(&registry.name(":both"), SHORT);
+    wanted.platform = Some("linux/s390x".into());
+    let error = read(&client, wanted).await.unwrap_err();
+    assert!(
+        error.to_string().contains("none for linux/s390x"),
+        "{error}"
+    );
+
+    let error = image(&client, &registry.name(":double")).await.unwrap_err();
+    assert!(error.to_string().contains("2 layers"), "{error}");
+    for absent in [":absent", &format!("@sha256:{}", "0".repeat(64))] {
+        let error = image(&client, &registry.name(absent)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::NotFound, "{error}");
+    }
+    let error = image(&builder().build().unwrap(), &registry.name(":single"))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Untrusted, "{error}");
+}
+
+fn client_for_pushing(registry: &Registry) -> reqwest::Client {
+    let ca = reqwest::Certificate::from_pem(registry.pki.ca_pem().as_bytes()).unwrap();
+    // Building a client of our own makes sure that there is a TLS provider.
+    drop(trusting(&registry.pki));
+    reqwest::Client::builder()
+        .tls_certs_only([ca])
+        .no_proxy()
+        .build()
+        .unwrap()
+}
+
+/// A registry with one image, which whoever `access` lets in may read.
+async fn with_an_image(access: Access) -> Option<(Registry, Vec<u8>)> {
+    let open = Registry::start(Access::Anyone).await?;
+    let (pusher, content) = (client_for_pushing(&open), noise(SIZE));
+    open.push_blob(&pusher, &content).await;
+    open.push_blob(&pusher, b"{}").await;
+    open.push_manifest(&pusher, "t", &manifest(&[&content]))
+        .await;
+    Some((open.restart(access).await, content))
+}
+
+fn fields(fields: &[(&str, &str)]) -> BTreeMap<String, Vec<u8>> {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), value.as_bytes().to_vec());
+    fields.iter().map(owned).collect()
+}
+
+#[tokio::test]
+async fn a_password_is_shown_to_the_host_it_is_for() {
+    let Some((registry, content)) = with_an_image(Access::Password).await else {
+        return;
+    };
+    let client = trusting(&registry.pki);
+    let url = registry.name(":t");
+    let error = image(&client, &url).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Forbidden, "{error}");
+    for (hosts, password, expected) in [
+        (registry.host(), PASSWORD, None),
+        (registry.host(), "wrong", Some(Kind::Forbidden)),
+        ("other.example".into(), PASSWORD, Some(Kind::Forbidden)),
+    ] {
+        let secret = fields(&[
+            ("hosts", &hosts),
+            ("username", USER),
+            ("password", password),
+        ]);
+        let credentials = Credentials::from_fields(&secret).unwrap();
+        let client = client.with_credentials(credentials).unwrap();
+        match (image(&client, &url).await, expected) {
+            (Ok(bytes), None) => assert!(bytes == content),
+            (Err(error), Some(kind)) => assert_eq!(error.kind(), kind, "{error}"),
+            (found, _) => panic!("{:?} for {hosts}", found.map(|bytes| bytes.len())),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_is_shown_to_the_host_it_is_for() {
+    let Some((registry, content)) = with_an_image(Access::Certificate).await else {
+        return;
+    };
+    let client = trusting(&registry.pki);
+    let url = registry.name(":t");
+    assert!(image(&client, &url).await.is_err());
+    let (certificate, key) = registry.pki.issue("node");
+    for (hosts, let_in) in [(registry.host(), true), ("other.example".into(), false)] {
+        let secret = fields(&[
+            ("hosts", &hosts),
+            ("tls.crt", &certificate),
+            ("tls.key", &key),
+        ]);
+        let credentials = Credentials::from_fields(&secret).unwrap();
+        let client = client.with_credentials(credentials).unwrap();
+        match image(&client, &url).await {
+            Ok(bytes) => assert!(let_in && bytes == content),
+            Err(error) => assert!(!let_in, "{error}"),
+        }
+    }
+    let broken = fields(&[
+        ("hosts", "a.example"),
+        ("tls.crt", &certificate),
+        ("tls.key", "no key"),
+    ]);
+    let credentials = Credentials::from_fields(&broken).unwrap();
+    let error = client.with_credentials(credentials).unwrap_err();
+    assert!(error.to_string().contains("client certificate"), "{error}");
+}
+
+/// The registry sends for a token to a server of its own choice, and checks the token's signature.
+#[tokio::test]
+async fn a_token_is_fetched_for_the_registry() {
+    let pki = Pki::new();
+    let token = json!({"token": pki.token("monok8s/rootfs")}).to_string();
+    let tokens = FaultServer::builder()
+        .tls(Tls::default())
+        .at("/token", Resource::new(token))
+        .start()
+        .await
+        .unwrap();
+    let access = Access::Token {
+        realm: tokens.url("/token"),
+        pki: Box::new(pki),
+    };
+    let Some((registry, content)) = with_an_image(access).await else {
+        return;
+    };
+    let client = builder()
+        .ca_pem(&registry.pki.ca_pem())
+        .unwrap()
+        .ca_pem(tokens.ca_pem().unwrap())
+        .unwrap()
+        .build()
+        .unwrap();
+    let url = registry.name(":t");
+    assert!(image(&client, &url).await.unwrap() == content);
+    let asked = tokens.requests();
+    // Once for manifest and layer both.
+    assert_eq!(asked.len(), 1);
+    assert_eq!(
+        asked[0].target,
+        "/token?service=registry&scope=repository%3Amonok8s%2Frootfs%3Apull"
+    );
+    assert_eq!(asked[0].header("authorization"), None);
+
+    // Credentials go to the token server when it is named, and then the token to the registry.
+    let secret = fields(&[
+        ("hosts", &tokens.address().to_string()),
+        ("username", USER),
+        ("password", PASSWORD),
+    ]);
+    let client = client
+        .with_credentials(Credentials::from_fields(&secret).unwrap())
+        .unwrap();
+    assert!(image(&client, &url).await.unwrap() == content);
+    let shown = tokens.requests()[1]
+        .header("authorization")
+        .map(str::to_owned);
+    assert!(shown.is_some_and(|shown| shown.starts_with("Basic ")));
+}
+
+/// What a registry and its storage look like from here; what is at the paths, and where the blob is.
+struct Imitation {
+    registry: FaultServer,
+    storage: FaultServer,
+    content: Vec<u8>,
+}
+
+impl Imitation {
+    /// `blob` are the faults of the storage.
+    async fn start(blob: impl IntoIterator<Item = Serve>) -> Self {
+        let content = noise(SIZE);
+        let storage = FaultServer::builder()
+            .tls(Tls::default())
+            .at("/stored", Resource::new(content.clone()).faults(blob))
+            .start()
+            .await
+            .unwrap();
+        let registry = FaultServer::builder()
+            .tls(Tls::default())
+            .at("/token", Resource::new(r#"{"token": "hush"}"#))
+            .start()
+            .await
+            .unwrap();
+        let challenge = format!("Bearer realm=\"{}\"", registry.url("/token"));
+        let unauthorized = Serve::Status {
+            code: 401,
+            headers: vec![("WWW-Authenticate".into(), challenge)],
+            body: String::new(),
+        };
+        let manifest = Resource::new(manifest(&[&content])).faults([unauthorized]);
+        registry.set("/v2/a/manifests/t", manifest);
+        let away = Serve::Redirect(storage.url("/stored?signature=hush"));
+        let blob = format!("/v2/a/blobs/{}", digest(&content));
+        registry.set(&blob, Resource::new("").forever(away));
+        Self {
+            registry,
+            storage,
+            content,
+        }
+    }
+
+    fn client(&self) -> Client {
+        builder()
+            .ca_pem(self.registry.ca_pem().unwrap())
+            .unwrap()
+            .ca_pem(self.storage.ca_pem().unwrap())
+            .unwrap()
+            .build()
+            .unwrap()
+    }
+
+    fn name(&self) -> String {
+        format!("oci://{}/a:t", self.registry.address())
+    }
+
+    /// Paths that the registry was asked for, and whether a token came along.
+    fn asked(&self) -> Vec<(String, bool)> {
+        let asked = self.registry.requests();
+        asked
+            .iter()
+            .map(|r| (r.path().to_owned(), r.header("authorization").is_some()))
+            .collect()
+    }
+}
+
+#[tokio::test]
+async fn a_name_is_resolved_once_and_its_token_stays_with_the_registry() {
+    let world = Imitation::start([Serve::ResetAfter(100_000), Serve::ResetAfter(50_000)]).await;
+    let (wanted, events) = request(&world.name(), LONG);
+    let (bytes, starts) = read(&world.client(), wanted).await.unwrap();
+    assert!(bytes == world.content && starts == 1);
+    assert_eq!(events.resumed().len(), 2);
+    let blob = format!("/v2/a/blobs/{}", digest(&world.content));
+    let expected = [
+        ("/v2/a/manifests/t", false),
+        ("/token", false),
+        ("/v2/a/manifests/t", true),
+        (&blob, true),
+        (&blob, true),
+        (&blob, true),
+    ];
+    let expected = expected.map(|(path, token)| (path.to_owned(), token));
+    assert_eq!(world.asked(), expected);
+    for request in world.storage.requests() {
+        assert_eq!(request.header("authorization"), None);
+    }
+}
+
+/// Credentials named for the registry are not shown to the storage either.
+#[tokio::test]
+async fn credentials_stay_with_the_registry_too() {
+    let world = Imitation::start([]).await;
+    let credentials = Credentials::new(
+        [world.registry.address().to_string()],
+        Authorization::Bearer("hush".into()),
+    );
+    let client = world.client().with_credentials(credentials).unwrap();
+    assert!(image(&client, &world.name()).await.unwrap() == world.content);
+    for request in world.storage.requests() {
+        assert_eq!(request.header("authorization"), None);
+    }
+}
+
+#[tokio::test]
+async fn registries_that_lie() {
+    let world = Imitation::start([]).await;
+    let client = world.client();
+    let manifest_path = "/v2/a/manifests/t";
+    let insecure = Serve::Status {
+        code: 401,
+        headers: vec![(
+            "WWW-Authenticate".into(),
+            "Bearer realm=\"http://127.0.0.1:1/token\"".into(),
+        )],
+        body: String::new(),
+    };
+    world
+        .registry
+        .set(manifest_path, Resource::new("").forever(insecure));
+    let error = image(&client, &world.name()).await.unwrap_err();
+    assert_eq!(
+        error.fault,
+        Fault::Policy(PolicyRefusal::InsecureTokenServer)
+    );
+
+    // By digest, and something else is served.
+    let by_digest = format!(
+        "oci://{}/a@sha256:{}",
+        world.registry.address(),
+        "0".repeat(64)
+    );
+    let path = format!("/v2/a/manifests/sha256:{}", "0".repeat(64));
+    let served = Resource::new(manifest(&[&world.content]));
+    world.registry.set(&path, served);
+    let error = image(&client, &by_digest).await.unwrap_err();
+    assert_eq!(error.fault, Fault::WrongDigest { what: "manifest" });
+
+    for (served, part) in [
+        (
+            Resource::new("<html>").content_type("text/html"),
+            "a web page",
+        ),
+        (Resource::new("{}"), "no manifest"),
+        (
+            Resource::new(vec![b' '; (4 << 20) + 1]),
+            "limit of 4194304 bytes",
+        ),
+        (Resource::new(manifest(&[])), "0 layers"),
+    ] {
+        world.registry.set(manifest_path, served);
+        let error = image(&client, &world.name()).await.unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+    }
+
+    // The layer is longer than the manifest says.
+    let small = world.content.get(1..).unwrap_or_default();
+    world
+        .registry
+        .set(manifest_path, Resource::new(manifest(&[small])));
+    world.registry.set(
+        &format!("/v2/a/blobs/{}", digest(small)),
+        Resource::new(world.content.clone()),
+    );
+    let error = image(&client, &world.name()).await.unwrap_err();
+    assert!(error.to_string().contains("another length"), "{error}");
+}
