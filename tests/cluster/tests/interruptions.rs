@@ -183,22 +183,32 @@ pub(crate) async fn the_kubelet_is_down(case: &Case<'_>) -> Result<()> {
     attempt.completes(1).await
 }
 
-/// An agent that can note nothing switches nothing; with room again the upgrade is finished.
+/// Neither the attempt nor the node is lost: an agent that can note nothing switches nothing, and one
+/// that still could finishes when there is room for its pod again.
 pub(crate) async fn the_disk_is_full(case: &Case<'_>) -> Result<()> {
+    use ProgressPhase::{Downloading, Failed, Verifying};
     let attempt = case.begin("Reboot", Some(slow())).await?;
-    case.wait_phase(ProgressPhase::Downloading).await?;
-    // Most of it without writing; then what is left, and whatever others give back, until it is enough.
-    let fill = "fallocate -l $(( ($(stat -fc %a /var) - 4096) * $(stat -fc %S /var) )) /var/lib/fill-most
-        (while [ -e /var/lib/fill-most ]; do cat /dev/zero >> /var/lib/fill-rest; sleep 0.05; done; \
-         rm /var/lib/fill-rest) < /dev/null > /dev/null 2>&1 &";
+    case.wait_phase(Downloading).await?;
+    // Most of it without writing; then what is left.
+    let fill = "fallocate -l $(( ($(stat -fc %a /var) - 4096) * $(stat -fc %S /var) )) /var/lib/fill-most; \
+                cat /dev/zero > /var/lib/fill-rest; sync --file-system /var";
     case.node.run(["sh", "-c", fill]).await?;
-    let progress = case.wait_phase(ProgressPhase::Failed).await?;
-    let status = progress.status.unwrap_or_default();
-    ensure!(status.failure_reason == "StateNotPersistent", "{status:?}");
-    ensure!(status.message.contains("No space left"), "{status:?}");
-    attempt.not_rebooted()?;
-    case.node.run(["rm", "/var/lib/fill-most"]).await?;
-    case.cure();
-    case.retry().await?;
+    wait::until("the agent to get on with a full disk", LIMIT, || async {
+        let phase = case.progress().await?.status.unwrap_or_default().phase;
+        Ok((!matches!(phase, Downloading | Verifying)).then_some(()))
+    })
+    .await?;
+    // In a reboot there is a moment without a node to do it on.
+    wait::until("room on the disk", LIMIT, || async {
+        let room = ["rm", "-f", "/var/lib/fill-most", "/var/lib/fill-rest"];
+        Ok(case.node.run(room).await.ok().map(drop))
+    })
+    .await?;
+    let status = case.progress().await?.status.unwrap_or_default();
+    if status.phase == Failed {
+        ensure!(status.failure_reason == "StateNotPersistent", "{status:?}");
+        attempt.not_rebooted()?;
+        case.retry().await?;
+    }
     attempt.completes_at_last(1).await
 }
