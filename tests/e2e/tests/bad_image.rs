@@ -1,13 +1,15 @@
 //! Images that are not what the catalog promised, and servers that do not hand them out: each ends
 //! with the promised reason, and the node boots its old system.
 
-use std::io::Write as _;
+use std::{collections::BTreeSet, io::Write as _};
 
 use anyhow::{Context, Result, ensure};
-use monok8s_api::reason::{ProgressPhase, SlotState};
+use kube::ResourceExt;
+use monok8s_api::reason::{ProgressPhase, SlotState, UpgradePhase};
 use monok8s_e2e::{
     cases::{self, case},
     objects::{self, entry},
+    served::Served,
 };
 use monok8s_sandbox::{
     cluster::{Cluster, ClusterOptions},
@@ -24,6 +26,8 @@ const OTHER_INSIDE: &str = "v1.34.4";
 /// With the new version inside and no kernel.
 const NO_KERNEL: &str = "v1.34.5";
 const SLOT: u64 = 64 << 20;
+/// The case whose catalog is corrected.
+const CORRECTED: &str = "wrong-checksum";
 
 /// What the server does, and what the catalog says, when everything is right.
 struct Offer {
@@ -102,6 +106,48 @@ async fn ends(
     objects::boots(node, OLD).await
 }
 
+/// The checksum in the catalog is wrong: the message says what helps, and it does. A retry alone would install the
+/// same image, and a corrected catalog is another revision, with a progress of its own.
+async fn corrected(cluster: &Cluster, name: &'static str) -> Result<()> {
+    let (client, kubectl, node) = (cluster.client(), cluster.kubectl(), cluster.node(name)?);
+    let wrong = Offer {
+        checksum: "0".repeat(64),
+        ..Offer::of(cluster.image(NEW)?)?
+    };
+    ends(cluster, name, wrong, &["ChecksumMismatch"], true).await?;
+    let failed = objects::progresses(&client, name, name).await?.remove(0);
+    let message = failed.status.clone().unwrap_or_default().message;
+    ensure!(
+        message.contains("A retry installs the same image")
+            && message.contains("new revision of the OSUpgrade"),
+        "the message does not say what helps: {message}"
+    );
+    let served = Served::new(cluster, name, NEW)?;
+    served.begin_upgrade().await?;
+    objects::wait_upgrade_phase(&client, name, UpgradePhase::Completed).await?;
+    let names: BTreeSet<_> = objects::progresses(&client, name, name)
+        .await?
+        .iter()
+        .map(ResourceExt::name_any)
+        .collect();
+    ensure!(
+        names.len() == 2 && names.contains(&failed.name_any()),
+        "the corrected catalog made no progress of its own: {names:?}"
+    );
+    objects::wait_runs(&client, node, NEW).await?;
+    let told = kubectl
+        .ok([
+            "get",
+            "osupgrade",
+            name,
+            "-o",
+            "jsonpath={.status.revision}",
+        ])
+        .await?;
+    ensure!(told == "2", "revision {told}");
+    objects::boots(node, NEW).await
+}
+
 /// A case, what is offered, the reasons it may end with, and whether bytes reached the slot by then.
 type Bad = (&'static str, Offer, &'static [&'static str], bool);
 
@@ -158,7 +204,8 @@ fn offers(cluster: &Cluster) -> Result<Vec<Bad>> {
         (
             "lying-bomb",
             Offer {
-                size: Some(32 << 20),
+                // More than is expanded before the first of it is written.
+                size: Some(48 << 20),
                 ..Offer::bytes(image, bomb()?)?
             },
             &["SizeMismatch"],
@@ -171,15 +218,6 @@ fn offers(cluster: &Cluster) -> Result<Vec<Bad>> {
             true,
         ),
         ("no-kernel", of(NO_KERNEL)?, &["BootFilesMissing"], true),
-        (
-            "wrong-checksum",
-            Offer {
-                checksum: "0".repeat(64),
-                ..Offer::of(image)?
-            },
-            &["ChecksumMismatch"],
-            true,
-        ),
     ])
 }
 
@@ -196,10 +234,9 @@ async fn a_bad_image_never_boots_and_says_why() -> Result<()> {
         "lying-bomb",
         "wrong-version",
         "no-kernel",
-        "wrong-checksum",
     ];
     let mut cluster = Cluster::start(ClusterOptions {
-        nodes: cases::nodes(&names),
+        nodes: cases::nodes(&[&names[..], &[CORRECTED]].concat()),
         version: OLD.into(),
         images: vec![NEW.into()],
         ..ClusterOptions::default()
@@ -224,22 +261,24 @@ async fn a_bad_image_never_boots_and_says_why() -> Result<()> {
         offers.iter().map(|offer| offer.0).eq(names),
         "a case without a node, or a node without a case"
     );
-    let cases = offers
+    let mut cases: Vec<_> = offers
         .into_iter()
         .map(|(name, offer, reasons, written)| {
             case(name, ends(&cluster, name, offer, reasons, written))
         })
         .collect();
+    cases.push(case(CORRECTED, corrected(&cluster, CORRECTED)));
     cases::all(cases).await?;
     cluster.stop().await
 }
 
-/// A few kilobytes that expand to a gigabyte and do not say so.
+/// A few kilobytes that expand to a gigabyte and do not say so. No zeros: those need not be written, and what is to be
+/// seen is a slot that is full when it is noticed.
 fn bomb() -> Result<Vec<u8>> {
     let mut encoder = zstd::Encoder::new(Vec::new(), 3)?;
-    let zeros = vec![0; 1 << 20];
+    let filler = vec![0x5a; 1 << 20];
     for _ in 0..1024 {
-        encoder.write_all(&zeros)?;
+        encoder.write_all(&filler)?;
     }
     Ok(encoder.finish()?)
 }

@@ -5,7 +5,8 @@ use kube::ResourceExt as _;
 use monok8s_api::reason::{ProgressPhase, SlotState, UpgradePhase};
 use monok8s_e2e::{
     cases::{self, case},
-    objects::{self, entry},
+    objects,
+    served::Served,
 };
 use monok8s_sandbox::cluster::{Cluster, ClusterOptions};
 use serde_json::json;
@@ -17,13 +18,7 @@ const NEW: &str = "v1.34.2";
 async fn replaced_while_held(cluster: &Cluster) -> Result<()> {
     let name = "held";
     let (kubectl, client, node) = (cluster.kubectl(), cluster.client(), cluster.node(name)?);
-    let image = cluster.image(NEW)?;
-    let url = cluster.image_server().url(&cluster.image_path(NEW)?);
-    let catalog = format!(
-        "images:\n{}",
-        entry(NEW, &url, &image.file_sha256, Some(image.size))
-    );
-    let mut upgrade = objects::upgrade(name, NEW, name, &objects::inline(catalog));
+    let mut upgrade = Served::new(cluster, name, NEW)?.upgrade();
     upgrade["spec"]["paused"] = json!(true);
     objects::apply(&kubectl, &upgrade).await?;
     let old = objects::wait_progress(&client, name, node, "a held progress", |_| true).await?;
@@ -59,17 +54,9 @@ async fn replaced_while_held(cluster: &Cluster) -> Result<()> {
 async fn released_for_another(cluster: &Cluster) -> Result<()> {
     let name = "released";
     let (client, node) = (cluster.client(), cluster.node(name)?);
-    let url = cluster.image_server().url(&cluster.image_path(NEW)?);
-    let other = "00000000-0000-4000-8000-000000000000";
-    let progress = objects::by_hand(
-        name,
-        name,
-        cluster.image(NEW)?,
-        &url,
-        "Reboot",
-        &json!({"nodeUID": other}),
-    );
-    objects::apply(&cluster.kubectl(), &progress).await?;
+    let other = json!({"nodeUID": "00000000-0000-4000-8000-000000000000"});
+    let served = Served::new(cluster, name, NEW)?;
+    served.begin_with("Reboot", &other).await?;
     let ended = objects::wait_end(
         &client,
         name,

@@ -9,6 +9,7 @@ use monok8s_api::reason::ProgressPhase;
 use monok8s_e2e::{
     cases,
     objects::{self, LIMIT},
+    record,
 };
 use monok8s_sandbox::{
     cluster::{Cluster, ClusterOptions},
@@ -59,16 +60,6 @@ fn asked(cluster: &Cluster, name: &str) -> usize {
         .iter()
         .filter(|r| r.path() == path(name))
         .count()
-}
-
-/// Whether the agent has recorded that the slot holds the whole image.
-fn is_proven(cluster: &Cluster, name: &str) -> Result<bool> {
-    let path = cluster
-        .node(name)?
-        .machine()
-        .data()
-        .join("monok8s/record.json");
-    Ok(std::fs::read_to_string(path).is_ok_and(|text| text.contains("\"proven\"")))
 }
 
 /// The API server restarts while bytes flow.
@@ -156,11 +147,12 @@ async fn an_api_server_that_is_away_delays_an_upgrade_and_spoils_nothing() -> Re
     cluster.control_plane_mut().stop_api_server().await;
     let away = tokio::time::sleep(AWAY);
     ensure!(
-        !is_proven(&cluster, "away-writing")?,
+        !record::is_proven(cluster.node("away-writing")?),
         "the write ended too early to prove anything"
     );
+    let writing = cluster.node("away-writing")?;
     wait::until("the write to end without an API server", LIMIT, || async {
-        Ok(is_proven(&cluster, "away-writing")?.then_some(()))
+        Ok(record::is_proven(writing).then_some(()))
     })
     .await?;
     let trial = cluster.node("away-rebooting")?.wait_boot(2, LIMIT).await?;

@@ -7,20 +7,14 @@ use anyhow::{Context, Result, ensure};
 use monok8s_api::reason::ProgressPhase;
 use monok8s_e2e::{
     cases::{self, case},
-    objects,
+    objects, record,
+    served::Served,
 };
-use monok8s_sandbox::{
-    cluster::{Cluster, ClusterOptions},
-    node::Node,
-};
+use monok8s_sandbox::cluster::{Cluster, ClusterOptions};
 use serde_json::{Value, json};
 
 const OLD: &str = "v1.34.1";
 const NEW: &str = "v1.34.2";
-
-fn record(node: &Node) -> PathBuf {
-    node.machine().data().join("monok8s/record.json")
-}
 
 /// Brings the case's node to `Staged`, takes its agent away, changes the record and brings it back
 /// released.
@@ -30,13 +24,10 @@ async fn with_record(
     change: impl FnOnce(PathBuf) -> Result<()>,
 ) -> Result<()> {
     let node = cluster.node(name)?;
-    let image = cluster.image(NEW)?;
-    let url = cluster.image_server().url(&cluster.image_path(NEW)?);
-    let progress = objects::by_hand(name, name, image, &url, "Stage", &json!({}));
-    objects::apply(&cluster.kubectl(), &progress).await?;
+    Served::new(cluster, name, NEW)?.begin("Stage").await?;
     objects::wait_phase(&cluster.client(), name, node, ProgressPhase::Staged).await?;
     node.stop_agent().await;
-    change(record(node))?;
+    change(record::path(node))?;
     objects::patch(&cluster.kubectl(), name, &json!({"release": "Reboot"})).await?;
     node.start_agent();
     Ok(())
@@ -88,7 +79,7 @@ async fn one_format_newer(cluster: &Cluster) -> Result<()> {
     .await?;
     let node = cluster.node(name)?;
     objects::wait_end(&cluster.client(), name, node, ProgressPhase::Completed, &[]).await?;
-    let text = std::fs::read_to_string(record(node))?;
+    let text = std::fs::read_to_string(record::path(node))?;
     ensure!(
         text.contains("ofTheNextRelease"),
         "what another release wrote was dropped: {text}"

@@ -13,6 +13,7 @@ use monok8s_boot::SlotName;
 use monok8s_e2e::{
     cases::{self, case},
     objects,
+    served::Served,
 };
 use monok8s_sandbox::{
     cluster::{Cluster, ClusterOptions},
@@ -28,9 +29,7 @@ const NEW: &str = "v1.34.2";
 /// Begins an attempt and waits for the promised refusal; slot B's device must be as it was.
 async fn refused(cluster: &Cluster, name: &'static str, reasons: &[&str]) -> Result<()> {
     let node = cluster.node(name)?;
-    let url = cluster.image_server().url(&cluster.image_path(NEW)?);
-    let progress = objects::by_hand(name, name, cluster.image(NEW)?, &url, "Reboot", &json!({}));
-    objects::apply(&cluster.kubectl(), &progress).await?;
+    Served::new(cluster, name, NEW)?.begin("Reboot").await?;
     let ended = objects::wait_end(
         &cluster.client(),
         name,
