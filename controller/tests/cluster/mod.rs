@@ -504,14 +504,20 @@ async fn step(
 /// Holds every state of every progress against the rules.
 async fn watch_progresses(api: Api<OSUpgradeProgress>, seen: Arc<Mutex<Seen>>) {
     let mut events = watcher(api, watcher::Config::default()).boxed();
+    let mut listing = Vec::new();
     while let Some(event) = events.next().await {
         let mut seen = seen.lock().unwrap();
         match event {
-            Ok(watcher::Event::Apply(p) | watcher::Event::InitApply(p)) => seen.progress(p),
+            Ok(watcher::Event::Init) => listing.clear(),
+            Ok(watcher::Event::InitApply(p)) => listing.push(p),
+            // All of one moment: counted together, or an older state of one is held against
+            // another's newer one.
+            Ok(watcher::Event::InitDone) => seen.listed(std::mem::take(&mut listing)),
+            Ok(watcher::Event::Apply(p)) => seen.progress(p),
             Ok(watcher::Event::Delete(p)) => {
                 seen.progresses.remove(&p.name_any());
             }
-            _ => {}
+            Err(_) => {}
         }
     }
 }
@@ -533,6 +539,20 @@ fn has_place(progress: &OSUpgradeProgress) -> bool {
 
 impl Seen {
     fn progress(&mut self, progress: OSUpgradeProgress) {
+        self.take(progress);
+        self.count_places();
+    }
+
+    fn listed(&mut self, all: Vec<OSUpgradeProgress>) {
+        let there = |name: &String| all.iter().any(|p| p.name_any() == *name);
+        self.progresses.retain(|name, _| there(name));
+        for progress in all {
+            self.take(progress);
+        }
+        self.count_places();
+    }
+
+    fn take(&mut self, progress: OSUpgradeProgress) {
         let name = progress.name_any();
         let before = self.progresses.get(&name);
         if has_place(&progress) && !before.is_some_and(has_place) {
@@ -551,6 +571,9 @@ impl Seen {
                 .push(format!("{name} and {} are the same", twin.name_any()));
         }
         self.progresses.insert(name, progress);
+    }
+
+    fn count_places(&mut self) {
         let places: Vec<_> = self.progresses.values().filter(|p| has_place(p)).collect();
         if places.len() > self.max_unavailable {
             let names: Vec<_> = places.iter().map(|p| p.name_any()).collect();
