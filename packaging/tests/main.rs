@@ -8,6 +8,7 @@
 
 mod empty_root;
 mod image;
+mod manifests;
 mod other_machine;
 mod pod_security;
 mod unpacked;
