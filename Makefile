@@ -74,6 +74,7 @@ manifests: ## write the CRDs and the reference pages from api/
 	cargo run --quiet --locked --package monok8s-api --example reference -- docs/reference
 
 .PHONY: bench
-bench: build ## what planning costs, and what watches cost the API server
+bench: build ## what planning costs, what an image costs beside shell pipelines, what watches cost the API server
 	cargo bench --locked --package monok8s-controller
+	cargo bench --locked --package monok8s-ctl --bench image
 	@$(SANDBOX) bench-watches

@@ -273,7 +273,7 @@ fn a_plan_says_who_goes_and_who_does_not() {
     assert_eq!(
         text,
         "to-stable: Accepted (Resolved), stable is v1.35.1\n\
-         \x20 2 of 7 nodes would go, at most 1 at a time\n\
+         \x20 2 of 7 nodes would go, at most 1 at a time, each emptied of its pods before it reboots\n\
          \x20 NODE    RUNS     WOULD\n\
          \x20 ahead   v1.36.0  refuse (Downgrade): it runs v1.36.0, which is newer than v1.35.1; set allowDowngrade: true to go down\n\
          \x20 behind  v1.33.2  go to v1.34.6, then v1.35.1\n\

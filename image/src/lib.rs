@@ -5,6 +5,9 @@
 //! medium, or an [`InstallError`] says what happened, where, and after how many bytes. There is no third way: what
 //! is reported as installed has been read back and compared.
 //!
+//! [`pack()`] makes files that are decoded on all cores and from whose middle an installation that was killed can go on
+//! ([`Checkpoint`], [`Start::verify`]); every other `.zst` is installed too. [`inspect()`] tells what a file is.
+//!
 //! The caller opens the device and decides which one it is; this crate knows neither slots, nor boot loaders, nor
 //! networks. It is synchronous: call it on a thread that may block.
 

@@ -20,7 +20,7 @@ use monok8s_image::{
 };
 use support::{
     ConnectionReset, FILLER, Fault, MIB, Memory, Portions, compress, compress_unsized, expect,
-    image, install_quietly, recorder, sha256,
+    image, install_quietly, noise, recorder, sha256,
 };
 
 /// An epoch is 64 MiB; this is two of them and a piece that is neither a whole MiB nor a whole sector.
@@ -294,6 +294,27 @@ fn frames_are_added_up() {
     let device = Memory::new(4 * MIB);
     install_quietly(&file, &device, &expect(sha256(&file))).unwrap();
     assert!(device.medium() == [&image[..], &image[..]].concat());
+}
+
+/// A small frame whose file is larger than any memory that is there for it: a header for every byte.
+#[test]
+fn a_frame_that_wastes_space_is_decoded_all_the_same() {
+    let wasted = noise(2 * MIB, 5);
+    // RFC 8878: magic number, single segment with four bytes of content size, raw blocks.
+    let mut frame = vec![0x28, 0xB5, 0x2F, 0xFD, 0xA0];
+    frame.extend((wasted.len() as u32).to_le_bytes());
+    for (at, byte) in wasted.iter().enumerate() {
+        let last = u8::from(at + 1 == wasted.len());
+        frame.extend([1 << 3 | last, 0, 0, *byte]);
+    }
+    assert!(frame.len() > 8 * MIB);
+    let small = image(MIB + 5);
+    let file = [&compress(&small)[..], &frame, &compress(&small), &frame].concat();
+    let whole = [&small[..], &wasted, &small, &wasted].concat();
+    let device = Memory::new(whole.len());
+    let installed = install_quietly(&file, &device, &expect(sha256(&file))).unwrap();
+    assert_eq!(installed.file_bytes, file.len() as u64);
+    assert!(device.medium() == whole);
 }
 
 #[test]

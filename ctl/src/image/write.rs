@@ -9,7 +9,7 @@ use monok8s_boot::{
 };
 use monok8s_image::{
     ChecksumMatched, DEFAULT_WINDOW_LIMIT, Device as _, Digest, Expectation, HostDevice,
-    InstallError, Installed, Options, Progress, Stage, Start, install_from,
+    InstallError, Installed, Options, Progress, Stage, StageTimes, Start, Timed, install_from,
 };
 use serde::Serialize;
 
@@ -39,6 +39,38 @@ struct Holds {
     cleared: u64,
     unchanged: u64,
     version: String,
+    /// They ran side by side.
+    stages: Vec<StageSeconds>,
+}
+
+#[derive(Debug, Serialize)]
+struct StageSeconds {
+    stage: &'static str,
+    bytes: u64,
+    /// Spent on them, waiting for other stages left out.
+    seconds: f64,
+}
+
+fn stages(times: &StageTimes) -> Vec<StageSeconds> {
+    let stage = |(stage, timed): (&'static str, Timed)| StageSeconds {
+        stage,
+        bytes: timed.bytes,
+        seconds: timed.busy.as_secs_f64(),
+    };
+    [
+        ("receive", times.receive),
+        ("hash file", times.hash_file),
+        ("decode", times.decode),
+        ("digest", times.digest),
+        ("write", times.write),
+        ("clear zeros", times.clear),
+        ("flush", times.flush),
+        ("read back", times.read_back),
+        ("compare", times.compare),
+        ("hash image", times.hash_image),
+    ]
+    .map(stage)
+    .into()
 }
 
 pub(super) fn write(args: &WriteArgs) -> Result<Answer, ImageError> {
@@ -155,6 +187,7 @@ fn holds(args: &WriteArgs, installed: &Installed, device: &Path) -> Holds {
         unchanged: installed.times.unchanged.bytes,
         version: look::version(device, &args.keys.version_key)
             .unwrap_or_else(|why| format!("not known: {why}")),
+        stages: stages(&installed.times),
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) struct Plan {
     pub(super) message: String,
     /// How many nodes would be down at once.
     pub(super) max_unavailable: usize,
+    /// Whether nodes are emptied before they reboot.
+    pub(super) drained: bool,
     /// Every managed node that it selects.
     pub(super) nodes: Vec<NodePlan>,
 }
@@ -179,6 +181,7 @@ pub(super) fn plan(
         reason: verdict.reason,
         message,
         max_unavailable: upgrade.spec.rollout.max_unavailable_of(ours),
+        drained: upgrade.spec.rollout.drain.enabled,
         nodes: judged.into_iter().map(|j| j.plan).collect(),
     }
 }

@@ -31,10 +31,15 @@ pub(super) fn plan(plan: &Plan) -> String {
             .filter(|n| matches!(n.outcome, Outcome::Goes { .. }));
         let _ = writeln!(
             text,
-            "  {} of {} nodes would go, at most {} at a time",
+            "  {} of {} nodes would go, at most {} at a time, each {}",
             going.count(),
             plan.nodes.len(),
-            plan.max_unavailable
+            plan.max_unavailable,
+            if plan.drained {
+                "emptied of its pods before it reboots"
+            } else {
+                "with its pods on it"
+            }
         );
     }
     if !plan.nodes.is_empty() {

@@ -1,6 +1,15 @@
-//! What must hold of the decoder for any bytes. Shared by the fuzz target and by the test that walks its seeds.
+//! What must hold for any bytes. Shared by the fuzz targets and by the test that walks their seeds.
 
-use monok8s_image::{Decoder, StreamError};
+use std::{
+    io,
+    ops::ControlFlow,
+    sync::{Mutex, PoisonError},
+};
+
+use monok8s_image::{
+    Access, Checkpoint, Decoder, Device, Digest, Expectation, InstallError, StreamError, install,
+    read_seek_table, write_seek_table,
+};
 
 /// Small enough that a fuzzer's memory limit is not what stops it.
 const WINDOW_LIMIT: u64 = 8 << 20;
@@ -75,4 +84,111 @@ fn try_decode(file: &[u8], input: usize, output: usize) -> Result<Option<Vec<u8>
     }
     decoder.finish()?;
     Ok(Some(image))
+}
+
+/// The end of a file that may be a seek table.
+///
+/// # Panics
+///
+/// When what was read is written as something else.
+pub fn seek_table(tail: &[u8]) {
+    let Ok((entries, length)) = read_seek_table(tail) else {
+        return;
+    };
+    assert!(length <= tail.len());
+    let written = write_seek_table(&entries);
+    // With no entries it cannot be told whether they would have checksums.
+    if !entries.is_empty() {
+        assert_eq!(written, tail[tail.len() - length..]);
+    }
+}
+
+/// What an agent may find on its disk.
+///
+/// # Panics
+///
+/// When what was read is written as something else.
+pub fn checkpoint(bytes: &[u8]) {
+    if let Ok(checkpoint) = Checkpoint::from_bytes(bytes) {
+        assert_eq!(checkpoint.to_bytes(), bytes);
+    }
+}
+
+/// A slot of a few MiB in memory.
+struct Slot(Mutex<Vec<u8>>);
+
+impl Slot {
+    fn bytes(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn range(offset: u64, length: usize) -> std::ops::Range<usize> {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        offset..offset.saturating_add(length)
+    }
+}
+
+impl Device for Slot {
+    fn name(&self) -> &'static str {
+        "slot"
+    }
+    fn size(&self) -> u64 {
+        self.bytes().len() as u64
+    }
+    fn access(&self) -> &Access {
+        &Access::Direct
+    }
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.bytes()[Self::range(offset, bytes.len())].copy_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn clear_at(&self, offset: u64, length: u64) -> io::Result<()> {
+        let length = usize::try_from(length).map_err(io::Error::other)?;
+        self.bytes()[Self::range(offset, length)].fill(0);
+        Ok(())
+    }
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn read_back_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let slot = self.bytes();
+        let range = Self::range(offset, buffer.len());
+        let held = &slot[range.start..range.end.min(slot.len())];
+        buffer[..held.len()].copy_from_slice(held);
+        Ok(held.len())
+    }
+    fn drop_cache(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A file through the whole engine, frames side by side where they are small, against the plain decoder.
+///
+/// # Panics
+///
+/// When the engine makes another image of it than the decoder, or fails where that does not.
+pub fn frames(file: &[u8]) {
+    let plain = decode(file, file.len().max(1), 64 << 10);
+    let slot = Slot(Mutex::new(vec![0xA5; ENOUGH]));
+    let expectation = Expectation {
+        checksum: Digest([0; 32]),
+        size: None,
+        window_limit: WINDOW_LIMIT,
+    };
+    let result = install(&mut &file[..], &slot, &expectation, &mut |_| {
+        ControlFlow::Continue(())
+    });
+    match (plain, result) {
+        // Nothing has that checksum; all came as far as comparing it.
+        (Outcome::Image(image), Err(InstallError::ChecksumMismatch { .. })) => {
+            assert!(slot.bytes()[..image.len()] == image);
+        }
+        // The engine takes no image of no bytes, and none that is larger than the slot, whether its header lies or not.
+        (
+            Outcome::Image(_),
+            Err(InstallError::NotAnImage { .. } | InstallError::ImageTooLarge { .. }),
+        ) => {}
+        (Outcome::Refused(_) | Outcome::Enough, Err(_)) => {}
+        (plain, result) => panic!("{plain:?}, but {result:?}"),
+    }
 }
