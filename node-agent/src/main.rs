@@ -4,7 +4,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use clap::Parser as _;
-use monok8s_node_agent::{args::Args, daemon};
+use monok8s_node_agent::{args::Args, run::daemon};
 
 /// How long blocking work may take to end after everything else has. Together with the executor's own limit this is
 /// within the 10 s that the agent has after SIGTERM.

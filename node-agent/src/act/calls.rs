@@ -2,7 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
-use crate::effects::Away;
+use crate::act::effects::Away;
 
 /// Longest time a request may take.
 const LIMIT: Duration = Duration::from_secs(10);

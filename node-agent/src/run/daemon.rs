@@ -29,21 +29,22 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    act::events::Events,
+    act::install::{Installer, Settings},
+    act::lock::{LockError, StateLock},
+    act::machine::{Hardware, Loader},
+    act::metrics::Metrics,
+    act::objects::Objects,
+    act::osnode::{self, Facts},
+    act::reporter::Reporter,
+    act::source::Source,
+    act::this_node::ThisNode,
     args::{Args, BootLoader},
-    events::Events,
-    executor::Executor,
-    install::{Installer, Settings},
-    lock::{LockError, StateLock},
-    machine::{Hardware, Loader},
-    metrics::Metrics,
-    node::{self, Node},
-    objects::Objects,
-    osnode::{self, Facts},
-    pace::Rate,
-    reporter::Reporter,
-    source::Source,
-    status::Live,
-    watch::{self, ThisNode},
+    decide::pace::Rate,
+    decide::status::Live,
+    run::executor::Executor,
+    run::node::{self, Node},
+    run::watch,
 };
 
 /// How long the executor may take to come to a stop after SIGTERM.

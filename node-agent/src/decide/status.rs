@@ -12,7 +12,7 @@ use monok8s_api::{
 };
 
 use crate::{
-    next::System,
+    decide::next::System,
     record::{Attempt, Step},
 };
 

@@ -15,10 +15,10 @@ use monok8s_boot::clock;
 use monok8s_fetch::{Fetched, SourceUrl};
 
 use crate::{
-    calls,
-    effects::{Away, Choice, NoChoice},
-    next::System,
-    reasons,
+    act::calls,
+    act::effects::{Away, Choice, NoChoice},
+    decide::next::System,
+    decide::reasons,
     record::Trouble,
 };
 

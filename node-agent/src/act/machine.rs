@@ -13,11 +13,11 @@ use monok8s_boot::{
 };
 
 use crate::{
-    lock::{LockError, StateLock},
-    next::System,
-    reasons,
+    act::lock::{LockError, StateLock},
+    decide::next::System,
+    decide::reasons,
+    decide::status::shown_version,
     record::{Record, SlotRecord, Store, Trouble},
-    status::shown_version,
 };
 
 /// The machine's parts.

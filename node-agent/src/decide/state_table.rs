@@ -1,7 +1,7 @@
 //! The table of docs/state-table.md: record x object x running slot -> what happens.
 //!
 //! The page is generated from these rows and the tests walk them, so that neither can say something else than
-//! [`crate::next::next`] does. Together the rows cover every combination exactly once.
+//! [`crate::decide::next::next`] does. Together the rows cover every combination exactly once.
 
 use std::fmt::Write as _;
 
@@ -13,7 +13,7 @@ use monok8s_api::{
 use monok8s_boot::SlotName;
 
 use crate::{
-    next::{Action, For, Inputs, Machine, Progress, RebootWatch, System, View, next},
+    decide::next::{Action, For, Inputs, Machine, Progress, RebootWatch, System, View, next},
     record::{Attempt, End, Plan, Proof, Record, Switch, Trouble},
 };
 
@@ -871,7 +871,7 @@ fn view(object: Object) -> View {
 pub fn markdown() -> String {
     let mut page = String::from(
         "# What the node agent does next\n\n\
-         Generated from `node-agent/src/state_table.rs` by `cargo run -q -p monok8s-node-agent --example state_table`; \
+         Generated from `node-agent/src/decide/state_table.rs` by `cargo run -q -p monok8s-node-agent --example state_table`; \
          a test walks the same rows.\n\n\
          The record on disk decides after a crash. The first row that fits is the only one that fits: together the rows \
          cover every combination of what the record says of a progress, what the API server says of it, and which slot \

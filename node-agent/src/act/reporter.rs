@@ -19,13 +19,13 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use tracing::{debug, warn};
 
 use crate::{
-    calls::{self, Backoff, CallError},
-    effects::{Away, Reply},
-    metrics::Metrics,
-    objects::Objects,
-    pace::{Due, Pace, Rate},
+    act::calls::{self, Backoff, CallError},
+    act::effects::{Away, Reply},
+    act::metrics::Metrics,
+    act::objects::Objects,
+    decide::pace::{Due, Pace, Rate},
+    decide::status::{self, Here, Live},
     record::Attempt,
-    status::{self, Here, Live},
 };
 
 /// The writer. Clones share everything.
@@ -240,7 +240,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        next::View,
+        decide::next::View,
         record::{End, Plan},
     };
 

@@ -12,7 +12,7 @@ use std::{
 use monok8s_api::OSUpgradeProgress;
 use tokio::sync::watch;
 
-use crate::next::{Progress, View};
+use crate::decide::next::{Progress, View};
 
 /// The objects. Clones share them.
 #[derive(Clone, Debug)]

@@ -1,9 +1,8 @@
-//! The watch of this node's progresses, and of which Node this is.
+//! The watch of this node's progresses, and when to ask which Node this is.
 
 use std::time::Duration;
 
 use futures::{StreamExt as _, pin_mut};
-use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client, ResourceExt as _,
     runtime::{WatchStreamExt as _, watcher},
@@ -14,64 +13,14 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::{
-    calls::{self, Backoff},
-    next::View,
-    objects::Objects,
+    act::calls::{self, Backoff},
+    act::objects::Objects,
+    act::this_node::ThisNode,
+    decide::next::View,
 };
 
 /// Longest wait for a question that a fault of the watch raises: the Node may have been made again meanwhile.
 const AFTER_A_FAULT: Duration = Duration::from_secs(10);
-
-/// Asks which Node this machine is.
-#[derive(Clone)]
-pub struct ThisNode {
-    nodes: Api<Node>,
-    name: String,
-    objects: Objects,
-}
-
-impl std::fmt::Debug for ThisNode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ThisNode({})", self.name)
-    }
-}
-
-impl ThisNode {
-    /// The Node called `name`; what it is goes into `objects`.
-    pub fn new(client: Client, name: &str, objects: Objects) -> Self {
-        Self {
-            nodes: Api::all(client),
-            name: name.to_owned(),
-            objects,
-        }
-    }
-
-    /// Asks for its UID. When there is no answer it is not known any more.
-    pub async fn ask(&self) -> Option<String> {
-        let answer = calls::limited(self.nodes.get_opt(&self.name)).await;
-        let uid = match answer {
-            Ok(Some(node)) => node.uid(),
-            Ok(None) => {
-                warn!("there is no Node {}", self.name);
-                None
-            }
-            Err(e) => {
-                warn!("the Node {} could not be read: {e}", self.name);
-                None
-            }
-        };
-        let before = self.objects.set_node_uid(uid.clone());
-        if let (Some(before), Some(now)) = (before, &uid)
-            && before != *now
-        {
-            info!(
-                "the Node {} was made again: its UID was {before} and is {now}",
-                self.name
-            );
-        }
-        uid
-    }
-}
 
 /// When the Node is asked for next. No watch tells of it: the agent's role has none on Nodes, and thousands of watches
 /// for what almost never happens would be dear.

@@ -23,11 +23,11 @@ use monok8s_boot::SlotName;
 use proptest::prelude::*;
 
 use crate::{
-    effects::{Away, Choice, Effects, Job, NoChoice, Opened, Reply, Written},
-    executor::{Executor, Flow},
-    next::{For, Machine, Progress, RebootWatch, System, View},
+    act::effects::{Away, Choice, Effects, Job, NoChoice, Opened, Reply, Written},
+    decide::next::{For, Machine, Progress, RebootWatch, System, View},
+    decide::status::{self, Here, Live},
     record::{Attempt, Proof, Record, SlotRecord, Step, Trouble},
-    status::{self, Here, Live},
+    run::executor::{Executor, Flow},
 };
 
 const OLD: &str = "v1.35.0";

@@ -29,13 +29,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    effects::{Job, Opened, Written},
-    metrics::Metrics,
-    next::same_version,
-    objects::Objects,
-    reasons,
+    act::effects::{Job, Opened, Written},
+    act::metrics::Metrics,
+    act::objects::Objects,
+    decide::next::same_version,
+    decide::reasons,
+    decide::status::{Live, needs_another_image, shown_version},
     record::{Proof, Trouble},
-    status::{Live, needs_another_image, shown_version},
 };
 
 /// Chunks on their way from the network to the decoder.
@@ -122,7 +122,7 @@ impl Installer {
         self.live.send_replace(Live::default());
     }
 
-    /// See [`crate::effects::Effects::abandon`].
+    /// See [`crate::act::effects::Effects::abandon`].
     pub async fn abandon(&mut self) {
         if let Some(running) = self.running.take() {
             running.cancel.cancel();
@@ -132,13 +132,13 @@ impl Installer {
         }
     }
 
-    /// See [`crate::effects::Effects::note`].
+    /// See [`crate::act::effects::Effects::note`].
     pub fn note(&self, note: &str) {
         self.live
             .send_modify(|live| note.clone_into(&mut live.note));
     }
 
-    /// See [`crate::effects::Effects::open`].
+    /// See [`crate::act::effects::Effects::open`].
     pub async fn open(&mut self, job: &Job) -> Opened {
         self.abandon().await;
         self.forget_progress();
@@ -252,7 +252,7 @@ impl Installer {
         }
     }
 
-    /// See [`crate::effects::Effects::write`].
+    /// See [`crate::act::effects::Effects::write`].
     pub async fn write(&mut self, job: &Job) -> Written {
         let Some(mut running) = self.running.take() else {
             return Written::Stopped;

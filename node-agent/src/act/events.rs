@@ -8,7 +8,7 @@ use kube::{
 use monok8s_api::API_VERSION;
 use tracing::debug;
 
-use crate::{record::Attempt, status::shorten};
+use crate::{decide::status::shorten, record::Attempt};
 
 /// Longest note that the API server takes, in bytes (events.k8s.io/v1).
 const MAX_NOTE: usize = 1024;
@@ -42,7 +42,7 @@ impl Events {
         let (event, reference) = (event(attempt), reference(attempt));
         let recorder = self.recorder.clone();
         tokio::spawn(async move {
-            let published = crate::calls::limited(recorder.publish(&event, &reference)).await;
+            let published = crate::act::calls::limited(recorder.publish(&event, &reference)).await;
             if let Err(e) = published {
                 debug!("an event was not published: {e}");
             }

@@ -21,11 +21,11 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use crate::{
-    calls::{self, Backoff, CallError, jittered},
-    next::Machine,
+    act::calls::{self, Backoff, CallError, jittered},
+    act::this_node::ThisNode,
+    decide::next::Machine,
+    decide::status::shown_version,
     record::{Record, Trouble},
-    status::shown_version,
-    watch::ThisNode,
 };
 
 /// After how long at most an OSNode that is about to go is looked for again, once and a half of it at the longest.
@@ -66,7 +66,7 @@ impl Facts {
             node_uid: machine.node_uid.clone(),
             boot_id: machine.boot_id.clone(),
             version: version.to_owned(),
-            platform: crate::source::platform(),
+            platform: crate::act::source::platform(),
             boot_loader,
             slots,
             record: Record {

@@ -10,21 +10,21 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    calls::{Backoff, jittered},
-    effects::{Away, Choice, Effects, Job, NoChoice, Opened, Reply, Written},
-    events::Events,
-    executor::{Executor, Flow},
-    install::Installer,
-    machine::{Hardware, Look},
-    metrics::Metrics,
-    next::{For, Machine, Progress, RebootWatch, System, View},
-    objects::Objects,
-    osnode::Facts,
+    act::calls::{Backoff, jittered},
+    act::effects::{Away, Choice, Effects, Job, NoChoice, Opened, Reply, Written},
+    act::events::Events,
+    act::install::Installer,
+    act::machine::{Hardware, Look},
+    act::metrics::Metrics,
+    act::objects::Objects,
+    act::osnode::Facts,
+    act::reporter::Reporter,
+    act::source::Source,
+    act::this_node::ThisNode,
+    decide::next::{For, Machine, Progress, RebootWatch, System, View},
+    decide::status::Here,
     record::{Attempt, Record, SlotRecord, Step, Trouble},
-    reporter::Reporter,
-    source::Source,
-    status::Here,
-    watch::ThisNode,
+    run::executor::{Executor, Flow},
 };
 
 /// How often a machine that cannot be told is looked at again before that counts.

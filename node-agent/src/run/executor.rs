@@ -1,4 +1,4 @@
-//! The executor: observes, decides ([`crate::next`]), acts. It owns the device and the record.
+//! The executor: observes, decides ([`crate::decide::next`]), acts. It owns the device and the record.
 //!
 //! Each action is a sequence of effects, and the process may be killed between any two of them: the record is
 //! written before what it announces, and every action may be done again.
@@ -11,10 +11,10 @@ use monok8s_boot::SlotName;
 use tracing::{error, info, warn};
 
 use crate::{
-    effects::{Choice, Effects, Job, NoChoice, Opened, Reply, Written},
-    next::{self, Action, Ending, For, Inputs, Machine, Progress, View},
+    act::effects::{Choice, Effects, Job, NoChoice, Opened, Reply, Written},
+    decide::next::{self, Action, Ending, For, Inputs, Machine, Progress, View},
+    decide::status::{MAX_MESSAGE, shorten},
     record::{Attempt, End, Plan, Record, Switch, Trouble},
-    status::{MAX_MESSAGE, shorten},
 };
 
 /// Times the boot loader is asked to make a slot the default before the trial is given up.

@@ -1,12 +1,12 @@
 //! What the executor does to the world, as a trait: the real machine and API server are one implementation
-//! ([`crate::node`]), the simulated ones that the property tests kill at every step are another.
+//! ([`crate::run::node`]), the simulated ones that the property tests kill at every step are another.
 
 use k8s_openapi::jiff::Timestamp;
 use monok8s_api::osupgradeprogress::ImageRef;
 use monok8s_boot::SlotName;
 
 use crate::{
-    next::{Machine, RebootWatch, System, View},
+    decide::next::{Machine, RebootWatch, System, View},
     record::{Attempt, Proof, Record, SlotRecord, Trouble},
 };
 
