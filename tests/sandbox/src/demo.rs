@@ -254,10 +254,12 @@ fn upgrade(catalog: &str) -> String {
     )
 }
 
+/// The upgrade is done, and the last node has been given its pods back, a moment after it.
 fn completed(seen: &Seen) -> Option<()> {
     let status = seen.upgrade.as_ref()?.status.as_ref()?;
     let current = status.observed_generation == seen.upgrade.as_ref()?.metadata.generation;
-    (current && status.phase == UpgradePhase::Completed).then_some(())
+    let done = current && status.phase == UpgradePhase::Completed;
+    (done && seen.cordoned.is_empty()).then_some(())
 }
 
 /// Whether a node no longer needs the image server.

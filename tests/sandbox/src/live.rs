@@ -26,7 +26,7 @@ pub(crate) struct Seen {
     /// Its progresses, by name.
     pub(crate) progresses: BTreeMap<String, OSUpgradeProgress>,
     /// Nodes that take no pods.
-    cordoned: BTreeSet<String>,
+    pub(crate) cordoned: BTreeSet<String>,
 }
 
 impl Seen {
@@ -176,9 +176,12 @@ impl View {
             .image
             .as_ref()
             .map_or("", |image| image.version.as_str());
-        let from = Some(&status.current_version).filter(|version| !version.is_empty());
-        let from = from.map_or_else(String::new, |version| format!("{version} "));
-        let mut what = format!("{:<11}  {from}-> {target}", status.phase);
+        let way = match status.current_version.as_str() {
+            "" => format!("-> {target}"),
+            there if there == target => format!("runs {target}"),
+            from => format!("{from} -> {target}"),
+        };
+        let mut what = format!("{:<11}  {way}", status.phase);
         if !status.failure_reason.is_empty() {
             what = format!("{what}  {}", status.failure_reason);
         }

@@ -74,6 +74,7 @@ async fn it_upgrades_every_node_and_cures_the_one_that_fails() {
         "$ kubectl apply -f upgrade.yaml",
         "osupgrade.monok8s.io/fleet created",
         "Downloading",
+        "(cordoned)",
         "$ kubectl wait --for=condition=Completed osupgrade/fleet",
         "condition met",
         "node-3   v1.35.1   B",
