@@ -187,8 +187,8 @@ pub fn frames(file: &[u8]) {
         (
             Outcome::Image(_),
             Err(InstallError::NotAnImage { .. } | InstallError::ImageTooLarge { .. }),
-        ) => {}
-        (Outcome::Refused(_) | Outcome::Enough, Err(_)) => {}
+        )
+        | (Outcome::Refused(_) | Outcome::Enough, Err(_)) => {}
         (plain, result) => panic!("{plain:?}, but {result:?}"),
     }
 }
