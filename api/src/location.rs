@@ -16,9 +16,12 @@ pub enum LocationError {
     /// Longer than an object can carry.
     #[error("it is longer than 2048 characters")]
     TooLong,
-    /// Another scheme than http and https.
+    /// Another scheme than a catalog may have.
     #[error("its scheme is neither https nor http")]
     Scheme,
+    /// Another scheme than an image may have.
+    #[error("its scheme is none of https, http, oci and file")]
+    ImageScheme,
     /// Plain http where only https is allowed.
     #[error(
         "it is plain http, which the controller fetches only with --allow-http-catalogs; use https"
@@ -34,14 +37,23 @@ pub enum LocationError {
     LinkLocal,
 }
 
-/// A URL that an image may be fetched from: http or https, no user info, no link-local address.
+/// A URL that an image may be fetched from: http or https, `oci://HOST/REPOSITORY:TAG` or
+/// `…@sha256:HEX`, or `file:///PATH` for a file of the node; no user info, no link-local address.
+///
+/// Whether a node reads files at all, and from which folders, is for its agent's flags to say.
 pub fn image_url(text: &str) -> Result<Url, LocationError> {
     if text.len() > MAX_URL_LEN {
         return Err(LocationError::TooLong);
     }
     let url = Url::parse(text).map_err(|_| LocationError::NotAUrl)?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(LocationError::Scheme);
+    let has_host = url.host_str().is_some_and(|host| !host.is_empty());
+    match url.scheme() {
+        "http" | "https" => {}
+        "oci" if has_host && url.query().is_none() => {}
+        // With a host it would be another machine's.
+        "file" if !has_host && url.query().is_none() => {}
+        "oci" | "file" => return Err(LocationError::NotAUrl),
+        _ => return Err(LocationError::ImageScheme),
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(LocationError::UserInfo);
@@ -56,13 +68,19 @@ pub fn image_url(text: &str) -> Result<Url, LocationError> {
     Ok(url)
 }
 
-/// A URL that a catalog may be fetched from: as [`image_url`], and https unless `allow_http`.
+/// A URL that a catalog may be fetched from: https, and http where `allow_http` says so; otherwise as
+/// for an image.
 pub fn catalog_url(text: &str, allow_http: bool) -> Result<Url, LocationError> {
-    let url = image_url(text)?;
-    if url.scheme() == "http" && !allow_http {
-        return Err(LocationError::PlainHttp);
+    let url = image_url(text).map_err(|error| match error {
+        LocationError::ImageScheme => LocationError::Scheme,
+        other => other,
+    })?;
+    match url.scheme() {
+        "https" => Ok(url),
+        "http" if allow_http => Ok(url),
+        "http" => Err(LocationError::PlainHttp),
+        _ => Err(LocationError::Scheme),
     }
-    Ok(url)
 }
 
 /// Whether the host is written as a link-local address (RFC 3927, RFC 4291), in whatever notation.
@@ -73,6 +91,10 @@ fn is_link_local(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(a)) => v4(a),
         Some(Host::Ipv6(a)) => v6(a),
+        // Of the schemes that are not the web's, the parser leaves an address as it is written.
+        Some(Host::Domain(name)) if url.scheme() == "oci" => {
+            Url::parse(&format!("https://{name}/")).is_ok_and(|as_web| is_link_local(&as_web))
+        }
         Some(Host::Domain(_)) | None => false,
     }
 }
@@ -91,9 +113,13 @@ mod tests {
             ("images/v1.35.1.img.zst", E::NotAUrl),
             ("//a.example/1", E::NotAUrl),
             ("https://", E::NotAUrl),
-            ("ftp://a.example/1", E::Scheme),
-            ("file:///etc/shadow", E::Scheme),
-            ("data:text/plain,hello", E::Scheme),
+            ("oci:repository", E::NotAUrl),
+            ("oci:///repository:tag", E::NotAUrl),
+            ("oci://a.example/repository:tag?q", E::NotAUrl),
+            ("oci://user@a.example/repository:tag", E::UserInfo),
+            ("oci://169.254.169.254/repository:tag", E::LinkLocal),
+            ("file://a.example/1", E::NotAUrl),
+            ("file:///media/1?q", E::NotAUrl),
             ("https://user@a.example/1", E::UserInfo),
             ("https://:secret@a.example/1", E::UserInfo),
             ("http://169.254.169.254/latest/meta-data", E::LinkLocal),
@@ -109,6 +135,21 @@ mod tests {
         ] {
             assert_eq!(image_url(text), Err(error), "{text}");
             assert_eq!(catalog_url(text, true), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn registries_and_files_are_for_images_alone() {
+        for text in [
+            "oci://registry.example:5000/monok8s/rootfs:v1.35.1",
+            "file:///run/media/stick/v1.35.1.img.zst",
+        ] {
+            assert!(image_url(text).is_ok(), "{text}");
+            assert_eq!(catalog_url(text, true), Err(LocationError::Scheme));
+        }
+        for text in ["ftp://a.example/1", "data:text/plain,hello"] {
+            assert_eq!(image_url(text), Err(LocationError::ImageScheme), "{text}");
+            assert_eq!(catalog_url(text, true), Err(LocationError::Scheme));
         }
     }
 

@@ -174,7 +174,8 @@ pub struct ImageRef {
     #[schemars(length(min = 1, max = 64))]
     pub version: String,
 
-    /// Where it is: an http or https URL of at most 2048 characters without user info. Absent for a
+    /// Where it is: an https, http, oci or file URL of at most 2048 characters without user info (oci:
+    /// an artifact in a registry; file: of the node, as its agent's flags allow). Absent for a
     /// Rollback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
@@ -395,8 +396,8 @@ mod tests {
                 |e| *e == ImageRefError::Url(LocationError::LinkLocal),
             ),
             (
-                |i| i.mirrors = vec!["file:///etc/shadow".into()],
-                |e| *e == ImageRefError::Url(LocationError::Scheme),
+                |i| i.mirrors = vec!["ftp://a.example/1".into()],
+                |e| *e == ImageRefError::Url(LocationError::ImageScheme),
             ),
             (|i| i.checksum = None, |e| *e == ImageRefError::NoChecksum),
             (
