@@ -93,7 +93,14 @@ impl ControlGroups {
             let emptied = self.folders.iter().all(|folder| remove_below(folder));
             Ok(emptied.then_some(()))
         })
-        .await
+        .await?;
+        // In version 2 no process may join a group that has lent its controllers to others.
+        for folder in self.folders.iter().filter(|_| unified()) {
+            fs::remove_dir(folder)
+                .and_then(|()| fs::create_dir(folder))
+                .with_context(|| format!("cannot make {} anew", folder.display()))?;
+        }
+        Ok(())
     }
 }
 

@@ -42,7 +42,7 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// What the kubelet demands of the kernel. These values are the whole machine's: the node shows files
 /// that say so already, and the machine keeps its own.
-const KERNEL: [(&str, &str); 6] = [
+pub const KERNEL: [(&str, &str); 6] = [
     ("vm/overcommit_memory", "1"),
     ("vm/panic_on_oom", "0"),
     ("kernel/panic", "10"),

@@ -55,9 +55,9 @@ impl Bench {
 
     /// As docs/install.md says.
     async fn install(&self) -> Result<()> {
-        self.shell("kubectl apply -k manifests").await?;
         self.shell("kubectl label node --all monok8s.io/managed=true")
             .await?;
+        self.shell("kubectl apply -k manifests").await?;
         self.wait_idle().await
     }
 

@@ -6,8 +6,9 @@ use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{Api, ResourceExt as _, api::ListParams};
 
-use monok8s_cluster::{node::Node, product::NAME};
+use monok8s_cluster::{container_image::TOOLBOX, node::Node, product::NAME};
 use monok8s_sandbox::scratch;
+use serde_json::json;
 
 use crate::bench::{Bench, FIRST, NAMESPACE, is_ready};
 
@@ -237,6 +238,79 @@ async fn processes(node: &Node, program: &str) -> Result<Vec<Process>> {
         });
     }
     Ok(found)
+}
+
+/// A node that sends everybody else away keeps its agent: it may be the one that needs the upgrade.
+pub(crate) async fn an_agent_stays_where_nobody_else_may(bench: &Bench) -> Result<()> {
+    let node = bench.cluster.nodes().first().context("no node")?;
+    let agent = bench.wait_agent(node, "ready", is_ready).await?;
+    let name = node.name();
+    let other = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "sent-away", "namespace": "default"},
+        "spec": {
+            "nodeName": name,
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{
+                "name": "sleep",
+                "image": TOOLBOX,
+                "imagePullPolicy": "Never",
+                "command": ["sleep", "1000000"],
+            }],
+        },
+    });
+    bench.kubectl.apply(&other.to_string()).await?;
+    bench
+        .shell("kubectl wait --for=condition=Ready pod/sent-away --timeout=120s")
+        .await?;
+    let taint = format!("kubectl taint node {name} monok8s.test/nobody=here:NoExecute");
+    bench.shell(&taint).await?;
+    let sent = bench
+        .shell("kubectl wait --for=delete pod/sent-away --timeout=120s")
+        .await;
+    let stays = bench.agents(node).await;
+    bench.shell(&format!("{taint}-")).await?;
+    sent?;
+    let stays = stays?;
+    ensure!(
+        stays.len() == 1 && stays[0].uid() == agent.uid() && is_ready(&stays[0]),
+        "{stays:?}"
+    );
+    bench.wait_idle().await
+}
+
+/// `kubectl drain`, by whomever, never waits for the controller, not even for the only replica.
+pub(crate) async fn nobodys_drain_waits_for_the_controller(bench: &Bench) -> Result<()> {
+    bench
+        .shell(&format!(
+            "kubectl -n {NAMESPACE} scale deployment controller --replicas=1"
+        ))
+        .await?;
+    bench.wait_idle().await?;
+    let drained = async {
+        // The budget counts the one replica a moment later.
+        bench
+            .shell(&format!(
+                "kubectl -n {NAMESPACE} wait pdb/controller --timeout=60s \
+                 --for=jsonpath={{.status.currentHealthy}}=1"
+            ))
+            .await?;
+        for node in bench.cluster.nodes() {
+            bench
+                .shell(&format!(
+                    "kubectl drain {} --dry-run=server --ignore-daemonsets --timeout=30s \
+                     --pod-selector=app.kubernetes.io/component=controller",
+                    node.name()
+                ))
+                .await?;
+        }
+        Ok(())
+    };
+    let drained = drained.await;
+    bench.shell("kubectl apply -k manifests").await?;
+    bench.wait_idle().await?;
+    drained
 }
 
 async fn remove_controller(bench: &Bench) -> Result<()> {

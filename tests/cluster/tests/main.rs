@@ -17,6 +17,7 @@ mod install;
 mod interruptions;
 mod power_cuts;
 mod rollout;
+mod traces;
 
 use std::{
     collections::VecDeque,
@@ -31,6 +32,7 @@ use bench::Bench;
 use case::Case;
 use futures::FutureExt as _;
 use monok8s_cluster::requirements;
+use traces::{Before, Place};
 
 type Running<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
@@ -56,6 +58,8 @@ const FLEET: &[Fleet] = tests![
     install::the_manifests_as_they_stand_make_a_working_fleet,
     install::the_pods_have_the_rights_that_the_page_says,
     install::a_node_without_the_image_says_so_and_its_page_cures_it,
+    install::an_agent_stays_where_nobody_else_may,
+    install::nobodys_drain_waits_for_the_controller,
     install::a_node_creates_the_controller,
     install::a_node_creates_the_controller_from_a_registry,
     rollout::all_nodes_go_down_one_by_one_and_the_controllers_with_them,
@@ -133,7 +137,7 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) => {
-            println!("\nthere is no cluster to test with: {error:#}\n");
+            println!("\nthe cluster is not as it should be: {error:#}\n");
             ExitCode::FAILURE
         }
     }
@@ -142,7 +146,9 @@ fn main() -> ExitCode {
 /// Runs the tests in one cluster, and returns how many failed.
 async fn run(fleet: &[Fleet], single: Vec<Single>) -> Result<usize> {
     let start = Instant::now();
+    let before = Before::look();
     let bench = Bench::start().await?;
+    let place = Place::of(&bench);
     println!(
         "three real nodes are ready after {} s",
         start.elapsed().as_secs()
@@ -173,8 +179,12 @@ async fn run(fleet: &[Fleet], single: Vec<Single>) -> Result<usize> {
         .await
         .into_iter()
         .sum::<usize>();
-    println!("done after {} s", start.elapsed().as_secs());
     bench.cluster.stop().await?;
+    place.is_clean(&before)?;
+    println!(
+        "done after {} s, and nothing is left",
+        start.elapsed().as_secs()
+    );
     Ok(failed)
 }
 
