@@ -6,44 +6,141 @@
     reason = "a test that cannot go on fails"
 )]
 
-use monok8s_fault_server::{FaultServer, Resource};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use monok8s_fault_server::{FaultServer, Resource, Tls};
 use monok8s_fetch::{Client, Fetched, Policy};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+};
 
-/// What the process below is: this test, run alone, with a proxy in its environment.
-const CHILD: &str = "MONOK8S_FETCH_PROXY_TEST";
+/// What the processes below are told: the URL to fetch.
+const PLACE: &str = "MONOK8S_FETCH_PROXY_TEST";
+/// And a file of certificates to trust, or nothing.
+const CA_FILE: &str = "MONOK8S_FETCH_PROXY_TEST_CA";
 
-/// The environment of a running process cannot safely be changed, hence the second process.
+/// The environment of a running process cannot safely be changed: this is the other process, this
+/// test program run for this test alone. By itself it has nothing to do.
 #[tokio::test]
-async fn the_proxy_of_the_environment_is_asked() {
-    if std::env::var_os(CHILD).is_some() {
-        let client = Client::builder()
-            .policy(Policy::HTTP_ALLOWED)
-            .build()
-            .unwrap();
-        let place = "http://nowhere.invalid/c".parse().unwrap();
-        let fetched = client.document(&place, 100, None).await.unwrap();
-        assert!(matches!(fetched, Fetched::Document(document) if document.bytes == "by proxy"));
+async fn in_a_process_of_its_own() {
+    let Ok(place) = std::env::var(PLACE) else {
         return;
+    };
+    let mut builder = Client::builder().policy(Policy::HTTP_ALLOWED);
+    if let Some(path) = std::env::var_os(CA_FILE) {
+        builder = builder.ca_file(path.as_ref()).unwrap();
     }
+    let client = builder.build().unwrap();
+    let place = place.parse().unwrap();
+    let fetched = client.document(&place, 100, None).await.unwrap();
+    assert!(matches!(fetched, Fetched::Document(d) if d.bytes == "here"));
+}
+
+/// Fetches a URL in a process with these variables, and no others about proxies.
+async fn fetch(place: &str, ca_pem: Option<&str>, variables: &[(&str, &str)]) {
+    let mut child = tokio::process::Command::new(std::env::current_exe().unwrap());
+    child
+        .args(["--exact", "in_a_process_of_its_own"])
+        .env(PLACE, place)
+        .kill_on_drop(true);
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+        child.env_remove(name).env_remove(name.to_lowercase());
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    if let Some(ca_pem) = ca_pem {
+        std::fs::write(file.path(), ca_pem).unwrap();
+        child.env(CA_FILE, file.path());
+    }
+    child.envs(variables.iter().copied());
+    let output = child.output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+}
+
+#[tokio::test]
+async fn plain_http_is_asked_of_the_proxy() {
     let proxy = FaultServer::builder()
-        .at("http://nowhere.invalid/c", Resource::new("by proxy"))
+        .at("http://nowhere.invalid/c", Resource::new("here"))
         .start()
         .await
         .unwrap();
-    let child = tokio::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "the_proxy_of_the_environment_is_asked"])
-        .env(CHILD, "1")
-        .env("HTTP_PROXY", proxy.url(""))
-        .env_remove("NO_PROXY")
-        .env_remove("no_proxy")
-        .kill_on_drop(true)
-        .output()
+    let to_proxy = proxy.url("");
+    for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY"] {
+        fetch("http://nowhere.invalid/c", None, &[(name, &to_proxy)]).await;
+    }
+    assert_eq!(proxy.requests().len(), 3);
+}
+
+/// A proxy that makes tunnels (RFC 9110, section 9.3.6) to one place, whatever is asked for.
+async fn tunnels(to: std::net::SocketAddr) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let log = Arc::clone(&log);
+            tokio::spawn(async move {
+                let mut stream = BufReader::new(stream);
+                let mut head = Vec::new();
+                loop {
+                    let mut line = String::new();
+                    stream.read_line(&mut line).await.unwrap();
+                    if line.trim().is_empty() {
+                        break;
+                    }
+                    head.push(line.trim().to_owned());
+                }
+                log.lock().unwrap().push(head[0].clone());
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                let mut server = TcpStream::connect(to).await.unwrap();
+                copy_bidirectional(&mut stream, &mut server).await.ok();
+            });
+        }
+    });
+    (url, asked)
+}
+
+#[tokio::test]
+async fn https_goes_through_a_tunnel_and_the_proxy_sees_the_host_alone() {
+    let server = FaultServer::builder()
+        .tls(Tls::default().names(&["images.invalid"]))
+        .at("/c", Resource::new("here"))
+        .start()
         .await
         .unwrap();
-    assert!(
-        child.status.success(),
-        "{}",
-        String::from_utf8_lossy(&child.stdout)
-    );
-    assert_eq!(proxy.requests().len(), 1);
+    let (proxy, asked) = tunnels(server.address()).await;
+    let place = "https://images.invalid/c?key=hush";
+    fetch(place, server.ca_pem(), &[("HTTPS_PROXY", &proxy)]).await;
+    let asked = asked.lock().unwrap().clone();
+    assert_eq!(asked, ["CONNECT images.invalid:443 HTTP/1.1"]);
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn no_proxy_names_who_is_asked_directly() {
+    let server = FaultServer::builder()
+        .at("/c", Resource::new("here"))
+        .start()
+        .await
+        .unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = format!("http://{}", listener.local_addr().unwrap());
+    let count = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while listener.accept().await.is_ok() {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    for direct in ["127.0.0.1", "127.0.0.0/8", "example.com,127.0.0.1"] {
+        let variables = [("HTTP_PROXY", proxy.as_str()), ("NO_PROXY", direct)];
+        fetch(&server.url("/c"), None, &variables).await;
+    }
+    assert_eq!(server.requests().len(), 3);
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
 }
