@@ -29,12 +29,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    act::effects::{Job, Opened, Written},
-    act::metrics::Metrics,
-    act::objects::Objects,
-    decide::next::same_version,
-    decide::reasons,
-    decide::status::{Live, needs_another_image, shown_version},
+    act::{
+        effects::{Job, Opened, Written},
+        metrics::Metrics,
+        objects::Objects,
+    },
+    decide::{
+        next::same_version,
+        reasons,
+        status::{Live, needs_another_image, shown_version},
+    },
     record::{Proof, Trouble},
 };
 

@@ -14,9 +14,7 @@ use monok8s_boot::{
 
 use crate::{
     act::lock::{LockError, StateLock},
-    decide::next::System,
-    decide::reasons,
-    decide::status::shown_version,
+    decide::{next::System, reasons, status::shown_version},
     record::{Record, SlotRecord, Store, Trouble},
 };
 

@@ -21,10 +21,11 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use crate::{
-    act::calls::{self, Backoff, CallError, jittered},
-    act::this_node::ThisNode,
-    decide::next::Machine,
-    decide::status::shown_version,
+    act::{
+        calls::{self, Backoff, CallError, jittered},
+        this_node::ThisNode,
+    },
+    decide::{next::Machine, status::shown_version},
     record::{Record, Trouble},
 };
 

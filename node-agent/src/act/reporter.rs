@@ -19,12 +19,16 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use tracing::{debug, warn};
 
 use crate::{
-    act::calls::{self, Backoff, CallError},
-    act::effects::{Away, Reply},
-    act::metrics::Metrics,
-    act::objects::Objects,
-    decide::pace::{Due, Pace, Rate},
-    decide::status::{self, Here, Live},
+    act::{
+        calls::{self, Backoff, CallError},
+        effects::{Away, Reply},
+        metrics::Metrics,
+        objects::Objects,
+    },
+    decide::{
+        pace::{Due, Pace, Rate},
+        status::{self, Here, Live},
+    },
     record::Attempt,
 };
 

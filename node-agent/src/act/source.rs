@@ -15,10 +15,11 @@ use monok8s_boot::clock;
 use monok8s_fetch::{Fetched, SourceUrl};
 
 use crate::{
-    act::calls,
-    act::effects::{Away, Choice, NoChoice},
-    decide::next::System,
-    decide::reasons,
+    act::{
+        calls,
+        effects::{Away, Choice, NoChoice},
+    },
+    decide::{next::System, reasons},
     record::Trouble,
 };
 

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client, ResourceExt as _};
 use tracing::{info, warn};
 
-use crate::{act::calls, act::objects::Objects};
+use crate::act::{calls, objects::Objects};
 
 /// Asks which Node this machine is.
 #[derive(Clone)]

@@ -29,22 +29,25 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    act::events::Events,
-    act::install::{Installer, Settings},
-    act::lock::{LockError, StateLock},
-    act::machine::{Hardware, Loader},
-    act::metrics::Metrics,
-    act::objects::Objects,
-    act::osnode::{self, Facts},
-    act::reporter::Reporter,
-    act::source::Source,
-    act::this_node::ThisNode,
+    act::{
+        events::Events,
+        install::{Installer, Settings},
+        lock::{LockError, StateLock},
+        machine::{Hardware, Loader},
+        metrics::Metrics,
+        objects::Objects,
+        osnode::{self, Facts},
+        reporter::Reporter,
+        source::Source,
+        this_node::ThisNode,
+    },
     args::{Args, BootLoader},
-    decide::pace::Rate,
-    decide::status::Live,
-    run::executor::Executor,
-    run::node::{self, Node},
-    run::watch,
+    decide::{pace::Rate, status::Live},
+    run::{
+        executor::Executor,
+        node::{self, Node},
+        watch,
+    },
 };
 
 /// How long the executor may take to come to a stop after SIGTERM.

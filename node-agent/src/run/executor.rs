@@ -12,8 +12,10 @@ use tracing::{error, info, warn};
 
 use crate::{
     act::effects::{Choice, Effects, Job, NoChoice, Opened, Reply, Written},
-    decide::next::{self, Action, Ending, For, Inputs, Machine, Progress, View},
-    decide::status::{MAX_MESSAGE, shorten},
+    decide::{
+        next::{self, Action, Ending, For, Inputs, Machine, Progress, View},
+        status::{MAX_MESSAGE, shorten},
+    },
     record::{Attempt, End, Plan, Record, Switch, Trouble},
 };
 

@@ -10,19 +10,23 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    act::calls::{Backoff, jittered},
-    act::effects::{Away, Choice, Effects, Job, NoChoice, Opened, Reply, Written},
-    act::events::Events,
-    act::install::Installer,
-    act::machine::{Hardware, Look},
-    act::metrics::Metrics,
-    act::objects::Objects,
-    act::osnode::Facts,
-    act::reporter::Reporter,
-    act::source::Source,
-    act::this_node::ThisNode,
-    decide::next::{For, Machine, Progress, RebootWatch, System, View},
-    decide::status::Here,
+    act::{
+        calls::{Backoff, jittered},
+        effects::{Away, Choice, Effects, Job, NoChoice, Opened, Reply, Written},
+        events::Events,
+        install::Installer,
+        machine::{Hardware, Look},
+        metrics::Metrics,
+        objects::Objects,
+        osnode::Facts,
+        reporter::Reporter,
+        source::Source,
+        this_node::ThisNode,
+    },
+    decide::{
+        next::{For, Machine, Progress, RebootWatch, System, View},
+        status::Here,
+    },
     record::{Attempt, Record, SlotRecord, Step, Trouble},
     run::executor::{Executor, Flow},
 };

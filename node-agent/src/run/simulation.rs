@@ -24,8 +24,10 @@ use proptest::prelude::*;
 
 use crate::{
     act::effects::{Away, Choice, Effects, Job, NoChoice, Opened, Reply, Written},
-    decide::next::{For, Machine, Progress, RebootWatch, System, View},
-    decide::status::{self, Here, Live},
+    decide::{
+        next::{For, Machine, Progress, RebootWatch, System, View},
+        status::{self, Here, Live},
+    },
     record::{Attempt, Proof, Record, SlotRecord, Step, Trouble},
     run::executor::{Executor, Flow},
 };

@@ -13,9 +13,11 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::{
-    act::calls::{self, Backoff},
-    act::objects::Objects,
-    act::this_node::ThisNode,
+    act::{
+        calls::{self, Backoff},
+        objects::Objects,
+        this_node::ThisNode,
+    },
     decide::next::View,
 };
 
