@@ -396,8 +396,7 @@ fn a_persons_cordon_stays() {
     assert_eq!(fleet.status("up").phase, UpgradePhase::Completed);
 
     // In the middle: told apart where the API server keeps a trace.
-    type Act = fn(&mut Fleet);
-    let cases: [(Act, bool); 4] = [
+    let cases: [(fn(&mut Fleet), bool); 4] = [
         (|fleet| fleet.cordon_by_hand("n00000", true), false),
         (
             |fleet| {
@@ -586,7 +585,7 @@ fn the_control_plane_goes_one_at_a_time() {
     }
     fleet.apply("up", spec("v1.35.1", &VERSIONS));
     fleet.amend("up", |s| {
-        s.rollout.max_unavailable = IntOrString::String("100%".into())
+        s.rollout.max_unavailable = IntOrString::String("100%".into());
     });
     fleet.settle();
     assert_eq!(

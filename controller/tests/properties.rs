@@ -1,5 +1,9 @@
 //! Random fleets under random trouble: what must hold whatever happens.
-#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a failure here is a failed test"
+)]
 
 mod fleet;
 

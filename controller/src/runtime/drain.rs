@@ -40,19 +40,17 @@ const QUOTED: usize = 200;
 
 /// Empties nodes.
 pub(super) struct Drainer {
-    client: Client,
     /// Repeats nothing by itself: a refused eviction is an answer.
-    evicting: Client,
+    client: Client,
     nodes: Api<NodeObject>,
     shared: Arc<Shared>,
 }
 
 impl Drainer {
-    /// `evicting` is a client without retries of its own.
-    pub(super) fn new(client: &Client, evicting: Client, shared: Arc<Shared>) -> Self {
+    /// The client must not retry by itself.
+    pub(super) fn new(client: &Client, shared: Arc<Shared>) -> Self {
         Self {
             client: client.clone(),
-            evicting,
             nodes: Api::all(client.clone()),
             shared,
         }
@@ -121,7 +119,7 @@ impl Drainer {
         if !writer.may_write() {
             return;
         }
-        let pods: Api<PodObject> = Api::namespaced(self.evicting.clone(), &ask.pod.namespace);
+        let pods: Api<PodObject> = Api::namespaced(self.client.clone(), &ask.pod.namespace);
         let asked = async {
             if ask.pod.forced {
                 let params = delete_params(ask);

@@ -118,7 +118,7 @@ pub async fn run(options: Options) -> Result<(), RunError> {
             leadership,
             stop.clone(),
             metrics.clone(),
-            Drainer::new(&client, client.clone(), shared.clone()),
+            Drainer::new(&client, shared.clone()),
         ),
         pods: PodWatches::new(client.clone(), shared.clone(), metrics.clone()),
         metrics: metrics.clone(),

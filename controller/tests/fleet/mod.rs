@@ -167,7 +167,7 @@ impl Fleet {
         self.nodes[name].annotations().get(CORDON_ANNOTATION)
     }
 
-    /// Adds a pod of a ReplicaSet; `change` is laid over it.
+    /// Adds a pod of a `ReplicaSet`; `change` is laid over it.
     pub fn add_pod(&mut self, name: &str, node: &str, change: &serde_json::Value) {
         self.version += 1;
         self.uids += 1;
@@ -611,7 +611,7 @@ impl Fleet {
             .map(|i| i.version.clone())
             .unwrap_or_default();
         let next = match phase(&progress) {
-            ProgressPhase::Pending if progress.spec.cancel => {
+            ProgressPhase::Pending | ProgressPhase::Staged if progress.spec.cancel => {
                 self.finish(name, ProgressPhase::Cancelled, "");
                 return;
             }
@@ -626,10 +626,6 @@ impl Fleet {
                 ProgressPhase::Staged
             }
             ProgressPhase::Verifying => ProgressPhase::Rebooting,
-            ProgressPhase::Staged if progress.spec.cancel => {
-                self.finish(name, ProgressPhase::Cancelled, "");
-                return;
-            }
             ProgressPhase::Staged => match progress.spec.release {
                 Release::Hold => {
                     self.finish(name, ProgressPhase::Failed, "DrainTimedOut");
