@@ -20,8 +20,17 @@ const READY: Duration = Duration::from_secs(30);
 /// The switch of a cluster. Dropping it takes every cable away.
 #[derive(Debug)]
 pub struct Switch {
+    /// This machine's end of the cable.
+    interface: String,
     /// Holds the namespace.
     holder: Process,
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        // It would go with the namespace, but the kernel takes its time for that.
+        let _ = ip(&["link", "delete", &self.interface]);
+    }
 }
 
 impl Switch {
@@ -29,8 +38,14 @@ impl Switch {
     pub async fn start(part: &Part, folder: &Path) -> Result<Self> {
         let spawn = Spawn::new("the switch", "/usr/bin/unshare", folder.join("switch.log"))
             .args(["--net", "--", "sleep", "infinity"]);
+        let interface = format!("monok8s-{}", part.number());
+        // That of a process that was just killed may still be there.
+        let _ = ip(&["link", "delete", &interface]);
         let holder = Process::spawn(spawn).await?;
-        let switch = Self { holder };
+        let switch = Self {
+            interface: interface.clone(),
+            holder,
+        };
         let own = std::fs::read_link("/proc/self/ns/net").context("cannot read a namespace")?;
         let theirs = format!("/proc/{}/ns/net", switch.pid());
         wait::until("the switch's namespace", READY, || async {
@@ -39,7 +54,6 @@ impl Switch {
                 .then_some(()))
         })
         .await?;
-        let interface = format!("monok8s-{}", part.number());
         let pid = switch.pid().to_string();
         switch.inside(&["link", "add", "switch", "type", "bridge"])?;
         switch.inside(&["link", "set", "switch", "up"])?;
