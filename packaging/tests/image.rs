@@ -291,7 +291,7 @@ fn the_list_names_what_is_inside_and_nothing_else() {
         "serde_derive",
         "monok8s-sandbox",
         "monok8s-packaging",
-        "oci-spec",
+        "goblin",
     ] {
         assert!(!names.contains(outside), "{outside}");
     }
