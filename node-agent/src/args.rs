@@ -92,6 +92,11 @@ pub struct Args {
     #[arg(long)]
     pub ca_file: Option<PathBuf>,
 
+    /// A folder of this machine's that images with a `file` URL may lie in, as the machine calls it. May be given more
+    /// than once; without it no such URL is used.
+    #[arg(long)]
+    pub file_root: Vec<PathBuf>,
+
     /// A kubeconfig. Default: $KUBECONFIG, else the pod's service account.
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,

@@ -1,6 +1,7 @@
 //! Puts the real parts together and runs them until SIGTERM.
 
 use std::{
+    path::Path,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -15,7 +16,7 @@ use monok8s_boot::{
     loader::{grub::Grub, hook::Hook},
     reboot,
 };
-use monok8s_fetch::{Client as FetchClient, Policy};
+use monok8s_fetch::{Client as FetchClient, FileRoots, Policy};
 use monok8s_telemetry::{
     metrics::registry,
     server::{Gate, Readiness, Server},
@@ -258,7 +259,13 @@ fn fetch_client(args: &Args) -> Result<FetchClient, StartError> {
     if let Some(path) = &args.ca_file {
         builder = builder.ca_file(path)?;
     }
-    Ok(builder.build()?)
+    // A virtual node's agent sees the files of the machine it lives on.
+    let machine = match args.sandbox {
+        Some(_) => Path::new("/"),
+        None => &args.host_root,
+    };
+    let roots = FileRoots::new(machine, args.file_root.iter().cloned());
+    Ok(builder.file_roots(roots).build()?)
 }
 
 /// The machine and how to reboot it.

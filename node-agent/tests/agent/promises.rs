@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -183,6 +184,31 @@ async fn by_hand(scene: &Scene) {
     assert!(!log.contains("secret"), "a URL's query was logged: {log}");
 }
 
+/// An image on the machine itself, in a folder that is for images; one beside that folder is refused.
+async fn by_file(scene: &Scene, folder: &Path) {
+    let name = "by-file";
+    let from = scene.cluster.image(NEW).unwrap().file.clone();
+    let beside = folder.with_extension("beside");
+    std::fs::create_dir(&beside).unwrap();
+    for (folder, object) in [(beside.as_path(), "by-file-beside"), (folder, name)] {
+        let file = folder.join("rootfs.ext4.zst");
+        std::fs::copy(&from, &file).unwrap();
+        let url = format!("file://{}", file.display());
+        let spec = json!({"nodeName": name, "image": scene.image(&url)});
+        scene.progress(object, spec).await;
+        if object == name {
+            scene.phase(object, ProgressPhase::Completed).await;
+        } else {
+            scene
+                .until(object, "an end", |s| s.phase.is_terminal())
+                .await;
+            assert_eq!(scene.status(object).await.phase, ProgressPhase::Failed);
+            assert!(scene.slot_b_is_untouched(name));
+        }
+    }
+    std::fs::remove_dir_all(&beside).unwrap();
+}
+
 /// A catalog in a ConfigMap that the agents may not read: the message names what to grant.
 async fn config_map(scene: &Scene) {
     let name = "config-map";
@@ -330,13 +356,18 @@ async fn an_agent_keeps_its_promises() {
         "deleted-early",
         "two",
         "by-hand",
+        "by-file",
         "config-map",
         "nonce",
         "quiet",
         "no-reboot",
     ];
+    let images = tempfile::tempdir().unwrap();
     let nodes = names.map(|name| {
         let mut node = NodeOptions::new(name);
+        if name == "by-file" {
+            node.agent_arguments = vec![format!("--file-root={}", images.path().display())];
+        }
         if name == "no-reboot" {
             node.agent_arguments = vec![
                 "--reboot=command:/bin/true".into(),
@@ -389,6 +420,7 @@ async fn an_agent_keeps_its_promises() {
         ("deleted-early", Box::pin(deleted_early(scene))),
         ("two", Box::pin(two(scene))),
         ("by-hand", Box::pin(by_hand(scene))),
+        ("by-file", Box::pin(by_file(scene, images.path()))),
         ("config-map", Box::pin(config_map(scene))),
         ("nonce", Box::pin(nonce(scene))),
         ("quiet", Box::pin(quiet(scene))),
