@@ -87,6 +87,8 @@ async fn a_config_map_is_read_once(grant: &[&str]) {
             "CatalogForbidden",
             "ConfigMapNotFound",
             "Accepted",
+            "Draining",
+            "Draining",
             "Completed"
         ]
     );
