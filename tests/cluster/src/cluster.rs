@@ -82,7 +82,7 @@ pub struct Cluster {
     images: BTreeMap<String, Image>,
     client: Client,
     plane: ControlPlane,
-    _switch: Arc<Switch>,
+    switch: Arc<Switch>,
     part: Part,
     options: ClusterOptions,
     folder: PathBuf,
@@ -137,7 +137,7 @@ impl Cluster {
             images: BTreeMap::new(),
             client: plane.client().await?,
             plane,
-            _switch: Arc::clone(&switch),
+            switch: Arc::clone(&switch),
             part,
             options: options.clone(),
             folder,
@@ -275,13 +275,14 @@ impl Cluster {
         Ok(images::catalog(&entries, versions.last().copied(), &[]))
     }
 
-    /// Ends it all in order.
-    pub async fn stop(self) -> Result<()> {
+    /// Ends it all in order. As long as what is returned is held, nobody else has these addresses.
+    pub async fn stop(self) -> Result<Part> {
         for node in self.nodes {
             node.stop().await?;
         }
         self.plane.stop().await;
+        drop(self.switch);
         drop(self.temporary);
-        Ok(())
+        Ok(self.part)
     }
 }

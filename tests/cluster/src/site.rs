@@ -102,6 +102,6 @@ impl Site for Cluster {
     }
 
     async fn stop(self) -> Result<()> {
-        self.stop().await
+        self.stop().await.map(drop)
     }
 }

@@ -179,8 +179,10 @@ async fn run(fleet: &[Fleet], single: Vec<Single>) -> Result<usize> {
         .await
         .into_iter()
         .sum::<usize>();
-    bench.cluster.stop().await?;
+    // Held, so that no other cluster is taken for what this one has left.
+    let part = bench.cluster.stop().await?;
     place.is_clean(&before)?;
+    drop(part);
     println!(
         "done after {} s, and nothing is left",
         start.elapsed().as_secs()
