@@ -39,7 +39,7 @@ async fn a_config_map_is_read_once_the_role_says_so() {
     a_config_map_is_read_once(&["-n", "mono-system", "patch", "role", "controller"]).await;
 }
 
-/// The same line in the ClusterRole, as `MonoK8s`'s page says.
+/// The same line in the `ClusterRole`, as `MonoK8s`'s page says.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_config_map_is_read_once_the_cluster_role_says_so() {
     a_config_map_is_read_once(&["patch", "clusterrole", "monok8s-controller"]).await;
