@@ -21,6 +21,7 @@ if [ "${1:-}" = test ]; then
     sgdisk:gdisk      # partition tables
     script:bsdutils   # GRUB's own interpreter over the shipped grub.cfg
     dbus-daemon:dbus-daemon # a system bus to ask for a reboot
+    zstd:zstd         # what anybody unpacks a packed image with
     grub-emu:grub-emu
     grub-script-check:grub-common
     docker-registry:docker-registry # images from a registry
