@@ -21,6 +21,9 @@ use monok8s_controller::decide::planner;
 use serde_json::{Value, json};
 
 const VERSIONS: [&str; 4] = ["v1.33.4", "v1.34.6", "v1.35.1", "v1.35.3"];
+/// What somebody does to the fleet.
+type Act = fn(&mut Fleet);
+
 const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 
 fn started(mut fleet: Fleet) -> Fleet {
@@ -396,7 +399,7 @@ fn a_persons_cordon_stays() {
     assert_eq!(fleet.status("up").phase, UpgradePhase::Completed);
 
     // In the middle: told apart where the API server keeps a trace.
-    let cases: [(fn(&mut Fleet), bool); 4] = [
+    let cases: [(Act, bool); 4] = [
         (|fleet| fleet.cordon_by_hand("n00000", true), false),
         (
             |fleet| {
@@ -492,6 +495,60 @@ fn two_nodes_are_never_emptied_into_each_other() {
     fleet.run(|_| Fate::Well);
     assert_eq!(fleet.gone.len(), 2, "both were emptied");
     assert!(!fleet.told.iter().any(|n| n.reason == "PodsGoDown"));
+}
+
+#[test]
+fn two_that_are_emptied_already_do_not_wait_for_each_other() {
+    let emptied = |count: usize| {
+        let mut fleet = Fleet::of(count, "v1.34.1");
+        fleet.apply("up", spec("v1.35.1", &VERSIONS));
+        fleet.amend("up", |s| {
+            s.rollout.max_unavailable = IntOrString::Int(2);
+            s.rollout.drain.on_deadline = OnDeadline::Wait;
+        });
+        fleet.settle();
+        for node in ["n00000", "n00001"] {
+            let pod = format!("web-on-{node}");
+            fleet.refused.insert(pod.clone(), "no".into());
+            fleet.add_pod(&pod, node, &json!({}));
+            let name = fleet.progress_of(node).name_any();
+            for _ in 0..3 {
+                fleet.step(&name, Fate::Well);
+            }
+        }
+        fleet
+    };
+    // Both begin, then turn out to be the control plane.
+    let mut fleet = emptied(3);
+    fleet.settle();
+    for node in ["n00000", "n00001"] {
+        assert!(fleet.is_cordoned(node));
+        fleet.label(node, CONTROL_PLANE, "");
+    }
+    fleet.refused.clear();
+    fleet.run(|_| Fate::Well);
+    assert_eq!(fleet.status("up").phase, UpgradePhase::Completed);
+    assert_eq!(fleet.gone.len(), 2);
+    // Known before: one of them begins.
+    let mut fleet = emptied(3);
+    for node in ["n00000", "n00001"] {
+        fleet.label(node, CONTROL_PLANE, "");
+    }
+    fleet.settle();
+    assert!(fleet.is_cordoned("n00000") && !fleet.is_cordoned("n00001"));
+    // Both begin, then the only other node leaves.
+    let mut fleet = emptied(3);
+    fleet.settle();
+    fleet.nodes.remove("n00002");
+    fleet.refused.clear();
+    fleet.run(|_| Fate::Well);
+    assert_eq!(fleet.status("up").phase, UpgradePhase::Completed);
+    assert_eq!(fleet.gone_names, ["web-on-n00001"]);
+    assert_eq!(
+        fleet.pods_on("n00000"),
+        ["web-on-n00000"],
+        "it went down with its node"
+    );
 }
 
 #[test]

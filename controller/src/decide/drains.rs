@@ -153,13 +153,12 @@ impl<'a> Drains<'a, '_> {
                     down: down.clone(),
                     max,
                 })
-            } else if let Some(other) = self.other_control_plane(staged) {
+            } else if let Some(other) = self.other_control_plane(staged, &plan.drain) {
                 Some(Held::ControlPlane(other))
             } else if elsewhere {
                 None
             } else {
-                self.soon_back(node, &plan.drain.cordons)
-                    .map(Held::NowhereElse)
+                self.soon_back(staged, &plan.drain).map(Held::NowhereElse)
             };
             if held.is_none() {
                 free -= 1;
@@ -207,31 +206,36 @@ impl<'a> Drains<'a, '_> {
     }
 
     /// Another node of the control plane that is not Ready, goes down, or is emptied.
-    fn other_control_plane(&self, staged: &Staged<'_>) -> Option<String> {
+    fn other_control_plane(&self, staged: &Staged<'_>, work: &DrainWork) -> Option<String> {
         if !staged.node.control_plane {
             return None;
         }
         self.index
             .nodes()
             .filter(|n| n.control_plane && n.name != staged.node.name)
-            .find(|n| {
-                !n.ready
-                    || n.cordoned_for.is_some()
-                    || self.index.progresses_of(&n.name).any(goes_down)
-            })
+            .find(|n| !n.ready || self.goes_before(n, staged, work))
             .map(|n| n.name.clone())
     }
 
     /// Another node that takes no pods now and will again without anybody's doing.
-    /// `cordons` are about to be.
-    fn soon_back(&self, node: &Node, cordons: &[Cordon]) -> Option<String> {
-        let is_ours =
-            |n: &Node| n.cordoned_for.is_some() || cordons.iter().any(|c| c.node.name == n.name);
+    fn soon_back(&self, staged: &Staged<'_>, work: &DrainWork) -> Option<String> {
         self.index
             .nodes()
-            .filter(|n| n.name != node.name)
-            .find(|n| is_ours(n) || self.index.progresses_of(&n.name).any(goes_down))
+            .filter(|n| n.name != staged.node.name)
+            .find(|n| self.goes_before(n, staged, work))
             .map(|n| n.name.clone())
+    }
+
+    /// Whether another node goes down, or is emptied, before this one is. Of two that are emptied
+    /// already the first by name goes on, or each would wait for the other.
+    fn goes_before(&self, other: &Node, staged: &Staged<'_>, work: &DrainWork) -> bool {
+        if self.index.progresses_of(&other.name).any(goes_down) {
+            return true;
+        }
+        if staged.has_begun() && staged.node.name < other.name {
+            return false;
+        }
+        other.cordoned_for.is_some() || work.cordons.iter().any(|c| c.node.name == other.name)
     }
 
     fn uncordon(&self, work: &mut DrainWork) {

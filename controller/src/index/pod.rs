@@ -251,7 +251,7 @@ mod tests {
 
     use super::*;
 
-    fn pod(change: Value) -> PodObject {
+    fn pod(change: &Value) -> PodObject {
         let mut object = json!({
             "metadata": {"name": "web", "namespace": "default", "uid": "1"},
             "spec": {}, "status": {"phase": "Running"},
@@ -262,7 +262,7 @@ mod tests {
         serde_json::from_value(object).unwrap()
     }
 
-    fn read(change: Value) -> Pod {
+    fn read(change: &Value) -> Pod {
         Pod::new(pod(change), None, Duration::ZERO, Timestamp::UNIX_EPOCH)
     }
 
@@ -289,24 +289,24 @@ mod tests {
                 Keeper::Kubelet,
             ),
         ] {
-            assert_eq!(read(change.clone()).keeper, expected, "{change}");
+            assert_eq!(read(&change).keeper, expected, "{change}");
         }
     }
 
     #[test]
     fn volumes_phase_and_ending() {
         let volumes = |volume: Value| json!({"/spec": {"volumes": [volume]}});
-        assert!(read(volumes(json!({"name": "v", "emptyDir": {}}))).has_empty_dir);
+        assert!(read(&volumes(json!({"name": "v", "emptyDir": {}}))).has_empty_dir);
         assert!(
-            read(volumes(
+            read(&volumes(
                 json!({"name": "v", "emptyDir": {"medium": "Memory"}})
             ))
             .has_empty_dir
         );
-        assert!(!read(volumes(json!({"name": "v", "configMap": {"name": "c"}}))).has_empty_dir);
-        assert!(read(json!({"/status/phase": "Succeeded"})).finished);
-        assert!(!read(json!({"/status/phase": "Unknown"})).finished);
-        let ending = read(json!({"/metadata": {"name": "web", "uid": "1",
+        assert!(!read(&volumes(json!({"name": "v", "configMap": {"name": "c"}}))).has_empty_dir);
+        assert!(read(&json!({"/status/phase": "Succeeded"})).finished);
+        assert!(!read(&json!({"/status/phase": "Unknown"})).finished);
+        let ending = read(&json!({"/metadata": {"name": "web", "uid": "1",
             "deletionTimestamp": "2026-01-01T00:05:00Z", "deletionGracePeriodSeconds": 300,
             "finalizers": ["example.com/hook"]}}))
         .ending
@@ -319,7 +319,8 @@ mod tests {
     fn a_node_is_known_by_complete_listings_only() {
         let mut pods = Pods::default();
         let wall = Timestamp::UNIX_EPOCH;
-        let apply = |pods: &mut Pods| pods.apply("n", pod(json!({})), Duration::from_secs(1), wall);
+        let apply =
+            |pods: &mut Pods| pods.apply("n", pod(&json!({})), Duration::from_secs(1), wall);
         assert_eq!(apply(&mut pods), Effect::None, "nobody follows it");
         pods.begin("n");
         let _ = apply(&mut pods);
