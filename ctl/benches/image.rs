@@ -28,6 +28,7 @@ use std::{
 use monok8s_boot::{SlotName, cmdline::kernel_words, host::VirtualNode, loader::grub::model};
 use serde_json::Value;
 
+/// `MONOK8S_BENCH_ROUNDS` says otherwise.
 const ROUNDS: usize = 5;
 /// The image of the issue's field; a whole number of sectors.
 const IMAGE: u64 = 1_858_076_672;
@@ -79,7 +80,8 @@ fn main() {
         Runs::new("one frame, checksum of the file, read back"),
         Runs::new("packed, checksum of the image, read back"),
     ];
-    for round in 0..ROUNDS {
+    let rounds = env::var("MONOK8S_BENCH_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().unwrap());
+    for round in 0..rounds {
         runs[0].time(|| shell(&format!("{stream}; {read_back}")));
         runs[1].time(|| shell(&stream));
         runs[2].ours(&node, &url("single.zst"), &files.single_digest);
@@ -130,8 +132,9 @@ fn fastest_sha256(file: &Path) -> &'static str {
     }
 }
 
-/// A loop device with direct I/O on a file whose blocks are all there.
-struct Loop(String);
+/// A loop device with direct I/O on a file whose blocks are all there. It is detached when this process has ended, however
+/// that is: the kernel does that when nobody has it open any more (`LO_FLAGS_AUTOCLEAR`, loop(4)).
+struct Loop(String, #[allow(dead_code, reason = "held open")] File);
 
 impl Loop {
     fn new(backing: &Path) -> Option<Self> {
@@ -141,20 +144,14 @@ impl Loop {
             .arg(backing)
             .output()
             .unwrap();
-        if output.status.success() {
-            Some(Self(
-                String::from_utf8(output.stdout).unwrap().trim().to_owned(),
-            ))
-        } else {
+        if !output.status.success() {
             eprintln!("skipped: {}", String::from_utf8_lossy(&output.stderr));
-            None
+            return None;
         }
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+        let device = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        let held = File::open(&device).unwrap();
+        shell(&format!("losetup -d {device}"));
+        Some(Self(device, held))
     }
 }
 
@@ -363,9 +360,11 @@ fn table(runs: &[Runs], files: &Files) -> String {
     let (s1, s2) = (s1.median(), s2.median());
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let mut text = format!(
-        "{cores} cores; an image of {IMAGE} bytes, {} as one frame, {} packed; medians of {ROUNDS} alternating runs.\n\n\
+        "{cores} cores; an image of {IMAGE} bytes, {} as one frame, {} packed; medians of {} alternating runs.\n\n\
          | | median | of S1 | of S2 | all runs | peak memory |\n|---|---|---|---|---|---|\n",
-        files.single_bytes, files.multi_bytes
+        files.single_bytes,
+        files.multi_bytes,
+        runs[0].seconds.len()
     );
     for run in runs {
         let median = run.median();
