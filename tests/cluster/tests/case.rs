@@ -1,5 +1,7 @@
 //! A test of one node: an image on a path of its own, a progress written by hand.
 
+use std::fs::File;
+
 use anyhow::{Context, Result, ensure};
 use kube::ResourceExt as _;
 use monok8s_api::{OSUpgradeProgress, reason::ProgressPhase};
@@ -9,6 +11,7 @@ use monok8s_sandbox::{
     image_server::{Content, Fault},
     wait,
 };
+use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, LIMIT, SINGLE, is_ready};
@@ -106,6 +109,12 @@ impl<'a> Case<'a> {
         all.pop().context("there is no progress")
     }
 
+    /// Lets the attempt go on to its end.
+    pub(crate) async fn release(&self) -> Result<()> {
+        let release = json!({"release": "Reboot"});
+        objects::patch(&self.bench.kubectl, &self.progress_name(), &release).await
+    }
+
     /// Asks for another attempt.
     pub(crate) async fn retry(&self) -> Result<()> {
         let name = self.progress().await?.name_any();
@@ -114,6 +123,16 @@ impl<'a> Case<'a> {
 
     /// Whether the record on the node's disk says that the slot holds the whole image.
     pub(crate) fn is_proven(&self) -> bool {
+        self.recorded(|attempt| !attempt["proven"].is_null())
+    }
+
+    /// Whether the record on the node's disk says that the slot is being written.
+    pub(crate) fn is_writing(&self) -> bool {
+        self.recorded(|attempt| attempt["writing"] == true)
+    }
+
+    /// Whether the record on the node's disk says so of this case's attempt.
+    fn recorded(&self, says: impl Fn(&Value) -> bool) -> bool {
         let read = || -> Result<Value> {
             let path = self.node.path("/var/lib/monok8s/record.json")?;
             Ok(serde_json::from_slice(&std::fs::read(path)?)?)
@@ -121,7 +140,16 @@ impl<'a> Case<'a> {
         let record = read().unwrap_or_default();
         let mut attempts = record["attempts"].as_array().into_iter().flatten();
         let name = self.progress_name();
-        attempts.any(|attempt| attempt["name"] == *name && !attempt["proven"].is_null())
+        attempts.any(|attempt| attempt["name"] == *name && says(attempt))
+    }
+
+    /// The lock on the boot variables of the node as it runs with that first process. Whoever wants to
+    /// change them waits until it is dropped; the firmware does not ask.
+    pub(crate) fn boot_variables(&self, pid: u32) -> Result<File> {
+        let path = format!("/proc/{pid}/root/boot/grub/grubenv");
+        let lock = File::open(&path).with_context(|| format!("cannot open {path}"))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).context("somebody has the lock")?;
+        Ok(lock)
     }
 
     /// Waits until the progress is in a phase.

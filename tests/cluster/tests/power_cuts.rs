@@ -1,18 +1,23 @@
 //! The power is cut: everything on the node is gone at once.
 
-use std::fs::File;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use monok8s_api::reason::ProgressPhase;
 use monok8s_sandbox::wait;
-use rustix::fs::{FlockOperation, flock};
-use serde_json::json;
 
 use crate::{
     bench::LIMIT,
     case::{Attempt, Case},
     interruptions::stalled,
 };
+
+/// Nothing had begun, and it begins when it may.
+pub(crate) async fn while_pending(case: &Case<'_>) -> Result<()> {
+    let attempt = case.begin("Hold", None).await?;
+    case.node.power_cut().await?;
+    case.release().await?;
+    case.node.power_on().await?;
+    attempt.completes(2).await
+}
 
 /// The old system comes up, and its agent carries on.
 pub(crate) async fn while_downloading(case: &Case<'_>) -> Result<()> {
@@ -24,13 +29,33 @@ pub(crate) async fn while_downloading(case: &Case<'_>) -> Result<()> {
     attempt.completes(2).await
 }
 
+/// What was read back and not noted is proven anew.
+pub(crate) async fn while_verifying(case: &Case<'_>) -> Result<()> {
+    // The last note before the proof is that the slot is being written; what follows it is to say so
+    // in the boot variables too.
+    let lock = case.boot_variables(case.node.running()?.pid)?;
+    let attempt = case.begin("Reboot", None).await?;
+    wait::until("the write to be announced", LIMIT, || async {
+        Ok(case.is_writing().then_some(()))
+    })
+    .await?;
+    // Where the agent puts its record is a pipe that nobody reads, until the power is cut.
+    let pipe = "mkfifo /run/unread && : > /var/lib/monok8s/record.json.new && \
+                mount --bind /run/unread /var/lib/monok8s/record.json.new";
+    case.node.run(["sh", "-c", pipe]).await?;
+    drop(lock);
+    case.wait_phase(ProgressPhase::Verifying).await?;
+    case.node.power_cut().await?;
+    case.node.power_on().await?;
+    attempt.completes(2).await
+}
+
 /// What is proven stays so.
 pub(crate) async fn while_staged(case: &Case<'_>) -> Result<()> {
     let attempt = case.begin("Stage", None).await?;
     case.wait_phase(ProgressPhase::Staged).await?;
     case.node.power_cut().await?;
-    let release = json!({"release": "Reboot"});
-    monok8s_e2e::objects::patch(&case.bench.kubectl, &case.progress_name(), &release).await?;
+    case.release().await?;
     case.node.power_on().await?;
     attempt.completes(2).await
 }
@@ -48,10 +73,7 @@ pub(crate) async fn before_the_new_system_is_up(case: &Case<'_>) -> Result<()> {
 pub(crate) async fn while_confirming(case: &Case<'_>) -> Result<()> {
     let attempt: Attempt<'_> = case.begin("Reboot", None).await?;
     let pid = trial(case).await?;
-    // Who wants to change the boot variables waits for this lock; the firmware does not ask.
-    let path = format!("/proc/{pid}/root/boot/grub/grubenv");
-    let lock = File::open(&path).with_context(|| format!("cannot open {path}"))?;
-    flock(&lock, FlockOperation::NonBlockingLockExclusive).context("somebody has the lock")?;
+    let lock = case.boot_variables(pid)?;
     case.wait_phase(ProgressPhase::Confirming).await?;
     case.node.power_cut().await?;
     drop(lock);
