@@ -66,7 +66,7 @@ test: setup-test build ## run every test
 lint: setup ## formatting, clippy without warnings, and cargo-deny where it is installed
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	@if command -v cargo-deny >/dev/null; then cargo deny check; else echo "cargo-deny is not installed: skipped"; fi
+	@if command -v cargo-deny >/dev/null; then cargo deny check bans licenses sources; else echo "cargo-deny is not installed: skipped"; fi
 
 .PHONY: manifests
 manifests: ## write the CRDs and the reference pages from api/
