@@ -142,7 +142,7 @@ fn workplace() -> Result<TempDir> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_line_of_ctl_runs() -> Result<()> {
     let (_folder, plane) = install::plane("samples").await?;
-    let place = workplace()?;
+    let desk = workplace()?;
     let mut run = 0;
     for block in pages::blocks()? {
         for line in block
@@ -154,7 +154,7 @@ async fn every_line_of_ctl_runs() -> Result<()> {
         {
             let output = Command::new(binaries::find("ctl")?)
                 .args(line.split_whitespace().skip(1))
-                .current_dir(place.path())
+                .current_dir(desk.path())
                 .env("KUBECONFIG", plane.admin_kubeconfig())
                 .output()?;
             let complaint = String::from_utf8_lossy(&output.stderr);
