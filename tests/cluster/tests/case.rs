@@ -143,11 +143,11 @@ impl<'a> Case<'a> {
         attempts.any(|attempt| attempt["name"] == *name && says(attempt))
     }
 
-    /// The lock on the boot variables of the node as it runs with that first process. Whoever wants to
-    /// change them waits until it is dropped; the firmware does not ask.
-    pub(crate) fn boot_variables(&self, pid: u32) -> Result<File> {
-        let path = format!("/proc/{pid}/root/boot/grub/grubenv");
-        let lock = File::open(&path).with_context(|| format!("cannot open {path}"))?;
+    /// The lock on the node's boot variables. Whoever wants to change them waits until it is dropped;
+    /// the firmware does not ask.
+    pub(crate) fn boot_variables(&self) -> Result<File> {
+        let path = self.node.path("/boot/grub/grubenv")?;
+        let lock = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).context("somebody has the lock")?;
         Ok(lock)
     }

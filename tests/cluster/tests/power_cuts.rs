@@ -33,7 +33,7 @@ pub(crate) async fn while_downloading(case: &Case<'_>) -> Result<()> {
 pub(crate) async fn while_verifying(case: &Case<'_>) -> Result<()> {
     // The last note before the proof is that the slot is being written; what follows it is to say so
     // in the boot variables too.
-    let lock = case.boot_variables(case.node.running()?.pid)?;
+    let lock = case.boot_variables()?;
     let attempt = case.begin("Reboot", None).await?;
     wait::until("the write to be announced", LIMIT, || async {
         Ok(case.is_writing().then_some(()))
@@ -72,8 +72,8 @@ pub(crate) async fn before_the_new_system_is_up(case: &Case<'_>) -> Result<()> {
 /// As long as it is not confirmed it is a trial.
 pub(crate) async fn while_confirming(case: &Case<'_>) -> Result<()> {
     let attempt: Attempt<'_> = case.begin("Reboot", None).await?;
-    let pid = trial(case).await?;
-    let lock = case.boot_variables(pid)?;
+    trial(case).await?;
+    let lock = case.boot_variables()?;
     case.wait_phase(ProgressPhase::Confirming).await?;
     case.node.power_cut().await?;
     drop(lock);
@@ -81,8 +81,8 @@ pub(crate) async fn while_confirming(case: &Case<'_>) -> Result<()> {
     attempt.rolls_back(2).await
 }
 
-/// Waits until the node has begun its trial boot, and returns its first process.
-async fn trial(case: &Case<'_>) -> Result<u32> {
+/// Waits until the node has begun its trial boot.
+async fn trial(case: &Case<'_>) -> Result<()> {
     let before = case.node.running()?.number;
     let running = wait::until("the trial boot", LIMIT, || async {
         let now = case.node.running().ok();
@@ -90,5 +90,5 @@ async fn trial(case: &Case<'_>) -> Result<u32> {
     })
     .await?;
     ensure!(running.booted.trial, "the boot was no trial: {running:?}");
-    Ok(running.pid)
+    Ok(())
 }
