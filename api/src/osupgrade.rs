@@ -520,13 +520,13 @@ pub struct PinnedImage {
 pub struct NodeCounts {
     /// Nodes that match the selector and are governed by this upgrade.
     pub selected: i32,
-    /// Of those, not released yet.
+    /// Of those, not released yet, or cancelled: these wait for a retryNonce on their progress.
     pub pending: i32,
     /// Released and not at their end.
     pub active: i32,
     /// On the version.
     pub completed: i32,
-    /// Ended Failed or Cancelled.
+    /// Ended Failed.
     pub failed: i32,
     /// Back on their old system.
     pub rolled_back: i32,

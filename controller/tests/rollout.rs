@@ -402,6 +402,21 @@ fn a_cancelled_one_is_not_released_and_does_not_halt_the_rest() {
     assert_eq!(phase(&fleet.progresses[&name]), ProgressPhase::Cancelled);
     assert_eq!(fleet.version_of("n00001"), "v1.35.1");
     assert_eq!(fleet.condition("up", "Degraded").1, "AsExpected");
+    // Nobody failed, and not everybody is done.
+    let status = fleet.status("up");
+    assert_eq!(status.phase, UpgradePhase::Accepted);
+    let counts = status.nodes.clone().unwrap();
+    assert_eq!((counts.pending, counts.completed, counts.failed), (1, 1, 0));
+    assert_eq!(status.failures[0].reason, "Cancelled");
+    assert!(
+        status
+            .message
+            .contains("1 node cancelled; set another spec.retryNonce"),
+        "{}",
+        status.message
+    );
+    assert_eq!(fleet.condition("up", "Completed").1, "NodesRemaining");
+    assert_eq!(fleet.condition("up", "Progressing").1, "Done");
 }
 
 #[test]

@@ -131,7 +131,7 @@ impl<'a> Judge<'a, '_> {
         let spec = &self.case.upgrade.object.spec;
         let tally = Tally::of(self.team, &self.strays_that_count());
         let max = spec.rollout.max_unavailable_of(self.team.len());
-        let failures = tally.counts.rolled_back + tally.counts.failed - tally.cancelled;
+        let failures = tally.failed();
         let image_changed = self.changed_images();
         let halted = failures > spec.rollout.max_failures;
         let brakes = Brakes {

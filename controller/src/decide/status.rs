@@ -118,7 +118,7 @@ fn phase(said: &Said) -> UpgradePhase {
         UpgradePhase::Accepted
     } else if tally.failed() > 0 && (remaining == 0 || rollout.halted) {
         UpgradePhase::Failed
-    } else if remaining == 0 {
+    } else if remaining == 0 && tally.cancelled == 0 {
         UpgradePhase::Completed
     } else {
         UpgradePhase::Accepted
@@ -216,7 +216,7 @@ impl Conditions<'_> {
     }
 
     fn degraded(&mut self, tally: &Tally) {
-        let failed = tally.counts.failed - tally.cancelled;
+        let failed = tally.counts.failed;
         let (truth, reason, message) = if failed > 0 {
             let message = format!("{} failed; see status.failures", nodes(failed));
             (Truth::True, DegradedReason::NodesFailed, message)
@@ -310,7 +310,7 @@ fn pace(rollout: &Rollout, tally: &Tally, phase: &UpgradePhase) -> (ProgressingR
                 "{in_all}; nothing more is released: {} failed, which is more than \
                  rollout.maxFailures; retry them (spec.retryNonce of the progresses in \
                  status.failures) or change the spec",
-                nodes(tally.failed() - tally.cancelled)
+                nodes(tally.failed())
             );
             return (ProgressingReason::TooManyFailures, message);
         }
@@ -344,6 +344,14 @@ fn pace(rollout: &Rollout, tally: &Tally, phase: &UpgradePhase) -> (ProgressingR
                 "{in_all}, {} did not make it; set another spec.retryNonce on the progresses in \
                  status.failures to try again",
                 nodes(tally.failed())
+            );
+            (ProgressingReason::Done, message)
+        }
+        _ if remaining == 0 && tally.moving == 0 => {
+            let message = format!(
+                "{in_all}, {} cancelled; set another spec.retryNonce on the progresses in \
+                 status.failures to take them up again",
+                nodes(tally.cancelled)
             );
             (ProgressingReason::Done, message)
         }

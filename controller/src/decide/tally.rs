@@ -19,7 +19,8 @@ const LISTED: usize = 10;
 pub struct Tally {
     /// The counts.
     pub counts: NodeCounts,
-    /// Of the failed ones, how many were cancelled: they do not count against `maxFailures`.
+    /// Of the pending ones, how many were cancelled. Nothing failed there, and nothing more happens
+    /// until a person retries them.
     pub cancelled: i32,
     /// Nodes that had completed and run another version now.
     pub drifted: Vec<String>,
@@ -31,7 +32,7 @@ pub struct Tally {
     pub(super) not_ready: Vec<String>,
     /// Nodes whose next progress cannot be made, because its name is taken.
     pub(super) name_taken: Vec<String>,
-    /// Failed and fallen back first, then refusing; by name.
+    /// Failed, fallen back and cancelled first, then refusing; by name.
     pub(super) failures: Vec<NodeFailure>,
     /// Of those under way, nodes that really move: not held between two hops.
     pub(super) moving: usize,
@@ -113,7 +114,7 @@ impl Tally {
         match progress.phase() {
             ProgressPhase::RolledBack => self.counts.rolled_back += 1,
             ProgressPhase::Cancelled => {
-                self.counts.failed += 1;
+                self.counts.pending += 1;
                 self.cancelled += 1;
             }
             _ => self.counts.failed += 1,
@@ -152,13 +153,13 @@ impl Tally {
 
     /// How many nodes are still to be released, midway ones included.
     pub(super) fn remaining(&self) -> usize {
-        let pending = self.counts.pending + self.counts.active;
+        let pending = self.counts.pending + self.counts.active - self.cancelled;
         usize::try_from(pending)
             .unwrap_or(0)
             .saturating_sub(self.moving)
     }
 
-    /// How many ended otherwise than well, cancelled ones included.
+    /// How many ended otherwise than well. A cancelled one did not: somebody wanted that.
     pub(super) fn failed(&self) -> i32 {
         self.counts.failed + self.counts.rolled_back
     }
