@@ -56,4 +56,25 @@ mod tests {
             assert_ne!(name, other);
         }
     }
+
+    /// Another hash, separator or order would make a new controller give every hop that is under way
+    /// a second progress under another name. The names are by Python, from the documented parts:
+    ///
+    /// ```python
+    /// import base64, hashlib
+    /// parts = ["7f0c6a52-3f1e-4a44-9b0e-3d1a5b7c9e01", "3", "c2b1d3e4-5a69-4788-8796-a5b4c3d2e1f0", "v1.35.1"]
+    /// digest = hashlib.sha256(b"".join(part.encode() + b"\0" for part in parts)).digest()
+    /// print("osupgrade-" + base64.b32encode(digest).decode()[:10].lower())
+    /// ```
+    #[test]
+    fn the_name_is_the_documented_one() {
+        let upgrade = "7f0c6a52-3f1e-4a44-9b0e-3d1a5b7c9e01";
+        let node = "c2b1d3e4-5a69-4788-8796-a5b4c3d2e1f0";
+        let hop: Version = "1.35.1".parse().unwrap();
+        assert_eq!(progress(upgrade, 3, node, &hop), "osupgrade-y6o6szarrw");
+        assert_eq!(
+            progress(upgrade, 3, node, &"previous"),
+            "osupgrade-xfu2npighq"
+        );
+    }
 }
