@@ -25,13 +25,18 @@ use crate::{
 
 /// Operating system and architecture as Kubernetes writes them.
 pub fn platform() -> String {
-    let arch = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "riscv64" => "riscv64",
-        other => other,
-    };
+    let arch = architecture(std::env::consts::ARCH);
     format!("{}/{arch}", std::env::consts::OS)
+}
+
+/// Go's word for what Rust calls `arch`.
+fn architecture(arch: &str) -> &str {
+    match arch {
+        "x86_64" => "amd64",
+        "x86" => "386",
+        "aarch64" => "arm64",
+        other => other,
+    }
 }
 
 /// Chooses images.
@@ -353,6 +358,28 @@ mod tests {
             Err(NoChoice::Refused(trouble)) => trouble.reason.to_string(),
             other => format!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn a_platform_is_in_the_catalogs_notation() {
+        for (rust, kubernetes) in [
+            ("x86_64", "amd64"),
+            ("x86", "386"),
+            ("aarch64", "arm64"),
+            ("arm", "arm"),
+            ("riscv64", "riscv64"),
+            ("s390x", "s390x"),
+        ] {
+            assert_eq!(architecture(rust), kubernetes);
+        }
+        #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+        assert_eq!(platform(), "linux/amd64");
+        let entry = format!(
+            "images: [{{version: v1.35.1, url: 'http://x/a', checksum: 'sha256:{:064}', platform: {}}}]",
+            1,
+            platform()
+        );
+        Catalog::parse(&entry).unwrap();
     }
 
     #[test]
