@@ -14,6 +14,7 @@ use fleet::{Fate, Fleet, catalog, phase, spec};
 use kube::ResourceExt;
 use monok8s_api::{
     GoDuration, OSUpgradeProgress, names,
+    osupgrade::Health,
     osupgradeprogress::Release,
     reason::{ProgressPhase, UpgradePhase},
 };
@@ -370,12 +371,38 @@ fn the_last_three_finished_are_kept_per_node_and_upgrade() {
 
 #[test]
 fn download_settings_are_copied_while_it_runs_and_nothing_else_is() {
-    let mut fleet = started(2, "v1.34.1", "v1.35.1");
+    // None of them a default.
+    let health: Health = serde_json::from_value(json!({
+        "deadline": "7m",
+        "soak": "90s",
+        "checks": [
+            {"name": "kubelet", "systemdUnit": "kubelet.service"},
+            {"name": "own", "exec": ["/bin/check", "--quick"]},
+        ],
+    }))
+    .unwrap();
+    let mut fleet = Fleet::of(2, "v1.34.1");
+    let mut wanted = spec("v1.35.1", &VERSIONS);
+    wanted["health"] = serde_json::to_value(&health).unwrap();
+    fleet.apply("up", wanted);
+    fleet.settle();
+    assert_eq!(fleet.progresses.len(), 2);
+    let assert_health_is_as_made = |fleet: &Fleet| {
+        for progress in fleet.progresses.values() {
+            let made = &progress.spec.health;
+            assert_eq!(made.deadline, GoDuration::from_secs(420));
+            assert_eq!(made.soak, GoDuration::from_secs(90));
+            assert_eq!(made.checks, health.checks);
+        }
+    };
+    assert_health_is_as_made(&fleet);
     let begun = fleet.progress_of("n00000").name_any();
     fleet.step(&begun, Fate::Well);
     fleet.amend("up", |s| {
         s.download.max_bytes_per_second = Some(1 << 20);
         s.health.deadline = GoDuration::from_secs(1);
+        s.health.soak = GoDuration::from_secs(2);
+        s.health.checks.pop();
     });
     let plan = fleet.plan();
     assert_eq!(plan.amendments.len(), 2);
@@ -383,8 +410,13 @@ fn download_settings_are_copied_while_it_runs_and_nothing_else_is() {
     fleet.settle();
     for progress in fleet.progresses.values() {
         assert_eq!(progress.spec.download.max_bytes_per_second, Some(1 << 20));
-        assert_eq!(progress.spec.health.deadline, GoDuration::from_secs(600));
     }
+    assert_health_is_as_made(&fleet);
+    // Nor is it copied with the release of the second, nor is it a reason for a new revision.
+    fleet.run(|_| Fate::Well);
+    assert_eq!(fleet.progresses.len(), 2);
+    assert_eq!(fleet.status("up").phase, UpgradePhase::Completed);
+    assert_health_is_as_made(&fleet);
 }
 
 #[test]

@@ -212,6 +212,61 @@ async fn a_url_is_read_with_conditional_requests_and_a_changed_image_halts() {
     cluster.end().await;
 }
 
+/// Nobody touches a rejected upgrade again: what it was rejected for changes, and it goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejection_ends_with_its_cause() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/catalog.yaml", listener.local_addr().unwrap());
+    let served = Arc::new(Served {
+        text: Mutex::new("images: 7\n".to_owned()),
+        sent: AtomicUsize::new(0),
+        not_modified: AtomicUsize::new(0),
+    });
+    let serving = tokio::spawn(serve(listener, served.clone()));
+    let mut cluster = Cluster::start(1).await;
+    let flags = [FLAGS, &["--allow-http-catalogs"]].concat();
+    let _replica = cluster.controller("only", &flags).await;
+    cluster.begin();
+
+    cluster
+        .apply("up", json!({"version": "v1.35.1", "catalog": {"url": url}}))
+        .await;
+    cluster.until_accepted_is("up", "InvalidCatalog").await;
+    // A catalog again, and not yet the version that is wanted.
+    *served.text.lock().unwrap() = catalog(&["v1.34.6"]);
+    cluster.until_accepted_is("up", "VersionNotInCatalog").await;
+    cluster.until_phase_is("up", "Rejected").await;
+    assert!(cluster.seen.lock().unwrap().released.is_empty());
+    *served.text.lock().unwrap() = catalog(&["v1.34.6", "v1.35.1"]);
+    cluster.until_phase_is("up", "Completed").await;
+    let up = cluster.upgrades().get("up").await.unwrap();
+    assert_eq!(up.metadata.generation, Some(1));
+    assert_eq!(up.status.unwrap().revision, Some(1));
+
+    // Without a catalog to be read again, so that it is the node alone that has it judged again.
+    cluster
+        .upgrades()
+        .delete("up", &DeleteParams::default())
+        .await
+        .unwrap();
+    cluster
+        .apply(
+            "older",
+            json!({"version": "v1.34.6", "catalog": {"inline": catalog(&["v1.34.6"])}}),
+        )
+        .await;
+    cluster.until_accepted_is("older", "Downgrade").await;
+    cluster.until_phase_is("older", "Rejected").await;
+    cluster.add_node("n1", "v1.34.1").await;
+    cluster.until_phase_is("older", "Completed").await;
+    let nodes = cluster.upgrades().get("older").await.unwrap().status;
+    let nodes = nodes.unwrap().nodes.unwrap();
+    assert_eq!((nodes.selected, nodes.completed, nodes.refused), (2, 1, 1));
+    cluster.assert_nothing_broken();
+    serving.abort();
+    cluster.end().await;
+}
+
 /// A catalog over TLS from a server whose authority only `--ca-file` vouches for, and from another
 /// path of it a redirect to the same catalog without TLS.
 #[tokio::test(flavor = "multi_thread")]

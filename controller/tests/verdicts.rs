@@ -10,7 +10,7 @@
 
 mod fleet;
 
-use fleet::{Fate, Fleet, catalog, checksum, spec};
+use fleet::{Fate, Fleet, catalog, checksum, phase, spec};
 use kube::ResourceExt;
 use monok8s_api::reason::{
     AcceptedReason, CompletedReason, DegradedReason, ProgressPhase, ProgressingReason, UpgradePhase,
@@ -223,6 +223,129 @@ fn every_reason_of_accepted() {
     }
 }
 
+#[test]
+fn a_mended_catalog_lifts_a_rejection() {
+    let good = catalog(&VERSIONS);
+    for (reason, broken) in [
+        (AcceptedReason::InvalidCatalog, "images: 7".to_owned()),
+        (
+            AcceptedReason::AliasNotFound,
+            good.replace("stable:", "edge:"),
+        ),
+        (
+            AcceptedReason::VersionBlocked,
+            good.clone() + "blocked: [v1.35.3]\n",
+        ),
+        (
+            AcceptedReason::IntermediateVersionMissing,
+            catalog(&["v1.33.4", "v1.36.0"]),
+        ),
+    ] {
+        let mut fleet = Fleet::of(3, "v1.34.1");
+        fleet.served.insert("up".into(), Ok(broken));
+        let mut fleet = judged_on(
+            fleet,
+            json!({"version": "stable", "catalog": {"url": "https://e.x/catalog.yaml"}}),
+        );
+        assert_eq!(
+            fleet.condition("up", "Accepted"),
+            ("False".into(), reason.to_string())
+        );
+        assert!(fleet.progresses.is_empty(), "{reason}");
+        let readings = fleet.plan().readings;
+        assert!(
+            readings.iter().any(|r| r.upgrade == "up"),
+            "{reason} is never read again"
+        );
+        fleet.served.insert("up".into(), Ok(good.clone()));
+        fleet.settle();
+        assert_eq!(
+            fleet.condition("up", "Accepted"),
+            ("True".into(), "Resolved".into()),
+            "after {reason}"
+        );
+        let status = fleet.status("up");
+        assert_eq!(status.phase, UpgradePhase::Accepted);
+        assert_eq!(status.revision, Some(1), "nobody changed the spec");
+        assert_eq!(fleet.released(), ["n00000"]);
+    }
+}
+
+#[test]
+fn other_nodes_lift_a_rejection() {
+    use AcceptedReason as R;
+    type Act = fn(&mut Fleet);
+    // One node is beyond the version, the other has a minor missing on its way.
+    let both_refuse = || {
+        let mut fleet = Fleet::of(1, "v1.35.3");
+        fleet.add_node("n9", "v1.33.1");
+        fleet
+    };
+    let rows: [(R, Fleet, &str, Act, &str); 5] = [
+        (
+            R::Downgrade,
+            Fleet::of(2, "v1.35.3"),
+            "a node joins that may go",
+            |fleet| fleet.add_node("n9", "v1.35.0"),
+            "n9",
+        ),
+        (
+            R::Downgrade,
+            Fleet::of(2, "v1.35.3"),
+            "a node is made again with an older system",
+            |fleet| {
+                fleet.nodes.remove("n00001");
+                fleet.add_node("n00001", "v1.34.1");
+            },
+            "n00001",
+        ),
+        (
+            R::NodesRefused,
+            both_refuse(),
+            "a node joins that may go",
+            |fleet| fleet.add_node("n5", "v1.34.1"),
+            "n5",
+        ),
+        (
+            R::NodesRefused,
+            both_refuse(),
+            "a node has come past the missing minor",
+            |fleet| fleet.report("n9", "v1.34.6", None),
+            "n9",
+        ),
+        (
+            R::NodesRefused,
+            both_refuse(),
+            "both are replaced by another",
+            |fleet| {
+                fleet.nodes.clear();
+                fleet.reports.clear();
+                fleet.add_node("n5", "v1.35.0");
+            },
+            "n5",
+        ),
+    ];
+    for (reason, fleet, what, act, goes) in rows {
+        let mut fleet = judged_on(fleet, spec("v1.35.1", &["v1.35.1"]));
+        assert_eq!(
+            fleet.condition("up", "Accepted"),
+            ("False".into(), reason.to_string())
+        );
+        assert_eq!(fleet.status("up").phase, UpgradePhase::Rejected);
+        act(&mut fleet);
+        fleet.settle();
+        assert_eq!(
+            fleet.condition("up", "Accepted"),
+            ("True".into(), "Resolved".into()),
+            "{reason}, and {what}"
+        );
+        assert_eq!(fleet.released(), [goes], "{reason}, and {what}");
+        fleet.run(|_| Fate::Well);
+        assert_eq!(fleet.version_of(goes), "v1.35.1");
+        assert_eq!(fleet.status("up").phase, UpgradePhase::Completed, "{what}");
+    }
+}
+
 /// Three nodes, one hop, in the state that `arrange` brings about.
 fn rollout(more: Value, arrange: impl FnOnce(&mut Fleet)) -> Fleet {
     let mut spec = spec("v1.35.1", &VERSIONS);
@@ -288,12 +411,25 @@ fn every_reason_of_progressing() {
             "False",
             served(&catalog(&VERSIONS).replace(&checksum(2), &checksum(9))),
         ),
+        (
+            R::Draining,
+            "True",
+            rollout(json!({}), |fleet| {
+                fleet.add_pod("web", "n00000", &json!({}));
+                fleet.refused.insert("web".into(), "a budget".into());
+                let name = fleet.progress_of("n00000").name_any();
+                while phase(&fleet.progresses[&name]) != ProgressPhase::Staged {
+                    fleet.step(&name, Fate::Well);
+                }
+            }),
+        ),
         (R::Done, "False", rollout(json!({}), all_well)),
     ];
     for reason in ProgressingReason::ALL {
-        // Nobody drains yet.
-        let expected = *reason != R::Draining;
-        assert_eq!(rows.iter().any(|(r, ..)| r == reason), expected, "{reason}");
+        assert!(
+            rows.iter().any(|(r, ..)| r == reason),
+            "no row for {reason}"
+        );
     }
     for (reason, truth, fleet) in rows {
         let told = fleet.condition("up", "Progressing");
