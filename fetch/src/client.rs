@@ -167,6 +167,21 @@ impl Client {
         })
     }
 
+    /// The same client, sharing connections, which proves nothing to anybody.
+    pub(crate) fn without_credentials(&self) -> Self {
+        Self {
+            credentials: None,
+            identified: None,
+            ..self.clone()
+        }
+    }
+
+    /// Whether there are credentials that this URL's host may be sent.
+    pub(crate) fn has_credentials_for(&self, url: &SourceUrl) -> bool {
+        let credentials = self.credentials.as_ref();
+        credentials.is_some_and(|credentials| credentials.are_for(url))
+    }
+
     /// The connections that show a certificate, for a URL whose host the credentials name.
     pub(crate) fn identified_for(&self, url: &SourceUrl) -> Option<&reqwest::Client> {
         let named = self.credentials.as_ref()?.are_for(url);

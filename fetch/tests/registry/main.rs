@@ -246,20 +246,77 @@ async fn a_token_is_fetched_for_the_registry() {
     );
     assert_eq!(asked[0].header("authorization"), None);
 
-    // Credentials go to the token server when it is named, and then the token to the registry.
-    let secret = fields(&[
-        ("hosts", &tokens.address().to_string()),
-        ("username", USER),
-        ("password", PASSWORD),
-    ]);
-    let client = client
-        .with_credentials(Credentials::from_fields(&secret).unwrap())
+    // Credentials go to the token server when it is named beside the registry that sends for the token: named
+    // alone, it is asked as if by anybody.
+    let (server, registrys) = (tokens.address().to_string(), registry.host());
+    for (hosts, shown) in [
+        (server.clone(), false),
+        (registrys.clone(), false),
+        (format!("{server}, {registrys}"), true),
+    ] {
+        let secret = fields(&[
+            ("hosts", &hosts),
+            ("username", USER),
+            ("password", PASSWORD),
+        ]);
+        let client = client
+            .with_credentials(Credentials::from_fields(&secret).unwrap())
+            .unwrap();
+        assert!(image(&client, &url).await.unwrap() == content);
+        let asked = tokens.requests().pop().unwrap();
+        let basic = asked
+            .header("authorization")
+            .is_some_and(|value| value.starts_with("Basic "));
+        assert_eq!(basic, shown, "{hosts}");
+    }
+    assert_eq!(tokens.requests().len(), 4);
+}
+
+/// A catalog names a registry whose challenge leads to the token server of another one, straight or by a redirect, and
+/// asks there for what only the node may read: the token would then be shown to the first.
+#[tokio::test]
+async fn a_registry_gets_no_token_of_another_one() {
+    let start = || FaultServer::builder().tls(Tls::default()).start();
+    let (good, evil) = (start().await.unwrap(), start().await.unwrap());
+    good.set("/token", Resource::new(r#"{"token": "t"}"#));
+    let theirs = good.url("/token?service=good&scope=repository:secret/app:pull");
+    let away = Serve::Redirect(theirs.clone());
+    evil.set("/away", Resource::new("").forever(away));
+    let client = builder()
+        .ca_pem(good.ca_pem().unwrap())
+        .unwrap()
+        .ca_pem(evil.ca_pem().unwrap())
+        .unwrap()
+        .build()
         .unwrap();
-    assert!(image(&client, &url).await.unwrap() == content);
-    let shown = tokens.requests()[1]
-        .header("authorization")
-        .map(str::to_owned);
-    assert!(shown.is_some_and(|shown| shown.starts_with("Basic ")));
+    let basic = Authorization::Basic {
+        user: USER.into(),
+        password: PASSWORD.into(),
+    };
+    let client = client
+        .with_credentials(Credentials::new([good.address().to_string()], basic))
+        .unwrap();
+    for realm in [theirs, evil.url("/away")] {
+        let challenge = format!("Bearer realm=\"{realm}\",service=\"good\"");
+        let unauthorized = Serve::Status {
+            code: 401,
+            headers: vec![("WWW-Authenticate".into(), challenge)],
+            body: String::new(),
+        };
+        evil.set("/v2/a/manifests/t", Resource::new("").forever(unauthorized));
+        let name = format!("oci://{}/a:t", evil.address());
+        let error = image(&client, &name).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Forbidden, "{error}");
+    }
+    let asked = good.requests();
+    assert_eq!(asked.len(), 2);
+    assert_eq!(
+        asked[0].target, "/token?service=good&scope=repository%3Aa%3Apull",
+        "what the realm asks for itself is left out"
+    );
+    for request in asked {
+        assert_eq!(request.header("authorization"), None, "{}", request.target);
+    }
 }
 
 /// What a registry and its storage look like from here; what is at the paths, and where the blob is.

@@ -55,9 +55,10 @@ impl Challenge {
     }
 
     /// The URL that gives a token for pulling from a repository. What the registry proposes as
-    /// scope is not asked for: it could be more.
+    /// scope, or has written into the realm, is not asked for: it could be more.
     pub(super) fn url(&self, repository: &str) -> Option<SourceUrl> {
         let mut url = Url::parse(&self.realm).ok()?;
+        url.set_query(None);
         let mut query = url.query_pairs_mut();
         if let Some(service) = &self.service {
             query.append_pair("service", service);
@@ -102,10 +103,12 @@ mod tests {
                 ),
             ),
             (
-                r#"bearer  service=x, realm="https://auth.example/t?account=\"a\"" , error="invalid_token""#,
-                Some(
-                    "https://auth.example/t?account=%22a%22&service=x&scope=repository%3Aa%3Apull",
-                ),
+                r#"bearer  service=x, realm="https://auth.example/\"t\"" , error="invalid_token""#,
+                Some("https://auth.example/%22t%22?service=x&scope=repository%3Aa%3Apull"),
+            ),
+            (
+                r#"Bearer realm="https://auth.example/t?scope=repository:secret:pull&service=y",service="x""#,
+                Some("https://auth.example/t?service=x&scope=repository%3Aa%3Apull"),
             ),
             (
                 "Bearer realm=https://a.example",

@@ -4,7 +4,9 @@
 //! The name is resolved once: tag, index, manifest, layer. From there on the layer is a file on an
 //! HTTP server like any other, with its ranges and faults. A registry answers 401 with the address
 //! of a server that gives out tokens, to anybody for what is public, and for the rest to who shows
-//! credentials there. A token goes to the registry that asked for it and to no storage that the
+//! credentials there. The address is the registry's choice and it sees the token, so credentials
+//! are shown there only when they name the registry as well: any other registry could have another
+//! one's tokens fetched for it. A token goes to the registry that asked for it and to no storage that the
 //! registry redirects to.
 
 mod answers;
@@ -168,7 +170,13 @@ impl Session {
         let Some(challenge) = Challenge::of(response.headers()) else {
             return Ok(response);
         };
-        let token = token_for(client, name, &challenge).await?;
+        let trusted = client.has_credentials_for(url);
+        let asking = if trusted {
+            client
+        } else {
+            &client.without_credentials()
+        };
+        let token = token_for(asking, name, &challenge).await?;
         self.learnt().token = Some(token.clone());
         client.ask_as(url, headers, Some(&token)).await
     }
