@@ -42,6 +42,58 @@ async fn refused(scene: &Scene, name: &'static str, reason: &str, spec: Value) {
     );
 }
 
+/// The same for what its source OSUpgrade asks: a progress made by hand carries none of it itself.
+async fn source_refused(scene: &Scene, node: &'static str, reason: &str, policy: Value) {
+    let name = format!("{node}-source");
+    let path = format!("/{name}/rootfs.ext4.zst");
+    let url = scene.serve(&name, None);
+    let checksum = scene.image(&url)["checksum"].clone();
+    let catalog = json!({"images": [{"version": NEW, "url": url, "checksum": checksum}]});
+    let mut source = json!({
+        "apiVersion": "monok8s.io/v1alpha1", "kind": "OSUpgrade", "metadata": {"name": name},
+        "spec": {"version": NEW, "catalog": {"inline": catalog.to_string()},
+                 "nodeSelector": {"matchLabels": {"nobody": "has"}}},
+    });
+    for (key, value) in policy.as_object().unwrap() {
+        source["spec"][key] = value.clone();
+    }
+    scene.apply(source).await;
+    scene.progress(&name, json!({"nodeName": node})).await;
+    let status = scene.fails(&name, reason).await;
+    assert!(
+        status.message.contains("nothing was written") && status.message.contains(&name),
+        "{name}: {}",
+        status.message
+    );
+    assert!(
+        scene.slot_b_is_untouched(node),
+        "{name}: bytes were written"
+    );
+    let requests = scene.cluster.image_server().requests();
+    assert!(
+        requests.iter().all(|request| request.path() != path),
+        "{name}: the image was asked for"
+    );
+}
+
+/// Checks in the progress itself, and in its source.
+async fn checks(scene: &Scene) {
+    let name = "checks";
+    let health = json!({"checks": [{"name": "k", "systemdUnit": "kubelet.service"}]});
+    let image = scene.image("http://127.0.0.1:9/none");
+    let own = json!({"image": image, "health": health});
+    refused(scene, name, "PolicyRefused", own).await;
+    source_refused(scene, name, "PolicyRefused", json!({"health": health})).await;
+}
+
+/// A Rollback in the progress itself, and in its source.
+async fn rollback(scene: &Scene) {
+    let (name, reason) = ("rollback", "RollbackUnavailable");
+    let own = json!({"operation": "Rollback", "image": {"version": "previous"}});
+    refused(scene, name, reason, own).await;
+    source_refused(scene, name, reason, json!({"operation": "Rollback"})).await;
+}
+
 /// SIGTERM in the middle of a download: within 10 s the process is gone and the record says that the slot is being
 /// written; the next start carries the attempt on.
 async fn sigterm(scene: &Scene) {
@@ -381,27 +433,16 @@ async fn an_agent_keeps_its_promises() {
     let lower = json!({"version": "v1.33.0", "url": "http://127.0.0.1:9/none", "checksum": image["checksum"]});
     let scene = &scene;
     all(vec![
-        (
-            "checks",
-            Box::pin(refused(
-                scene,
-                "checks",
-                "PolicyRefused",
-                json!({"image": image, "health": {"checks": [{"name": "k", "systemdUnit": "kubelet.service"}]}}),
-            )),
-        ),
-        (
-            "rollback",
-            Box::pin(refused(
-                scene,
-                "rollback",
-                "RollbackUnavailable",
-                json!({"operation": "Rollback", "image": {"version": "previous"}}),
-            )),
-        ),
+        ("checks", Box::pin(checks(scene))),
+        ("rollback", Box::pin(rollback(scene))),
         (
             "downgrade",
-            Box::pin(refused(scene, "downgrade", "PolicyRefused", json!({"image": lower}))),
+            Box::pin(refused(
+                scene,
+                "downgrade",
+                "PolicyRefused",
+                json!({"image": lower}),
+            )),
         ),
         (
             "no-checksum",
