@@ -123,6 +123,76 @@ async fn an_upgrade_is_taken_or_refused_as_the_contract_says() -> Result<()> {
     Ok(())
 }
 
+/// Text of a catalog, as long as wished.
+fn long_catalog(length: usize) -> String {
+    let head = "images: [] #";
+    head.to_owned() + &"x".repeat(length - head.len())
+}
+
+fn long_url(length: usize) -> String {
+    let head = "https://images.example/";
+    head.to_owned() + &"x".repeat(length - head.len())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_longest_texts_are_taken_and_longer_ones_are_refused() -> Result<()> {
+    const INLINE: usize = 128 * 1024;
+    const URL: usize = 2048;
+    let (_folder, plane) = install::plane("schema").await?;
+    let kubectl = plane.kubectl();
+    let catalog =
+        |source: String| upgrade("probe", &format!("version: v1.35.1, catalog: {source}"));
+    let image = |image: String| {
+        format!(
+            "apiVersion: monok8s.io/v1alpha1\nkind: OSUpgradeProgress\nmetadata: {{name: probe}}\n\
+             spec: {{sourceRef: {{name: u}}, nodeName: node-1, image: {{version: v1.35.1, {image}}}}}\n"
+        )
+    };
+    let inline = |length| catalog(format!("{{inline: '{}'}}", long_catalog(length)));
+    let url = |length| catalog(format!("{{url: '{}'}}", long_url(length)));
+    let image_url = |length| image(format!("url: '{}'", long_url(length)));
+    let mirror = |length| image(format!("mirrors: ['{}']", long_url(length)));
+    for (what, longest, at, manifest) in [
+        (
+            "inline",
+            INLINE,
+            "spec.catalog.inline",
+            &inline as &dyn Fn(usize) -> String,
+        ),
+        ("url", URL, "spec.catalog.url", &url),
+        ("an image's url", URL, "spec.image.url", &image_url),
+        ("a mirror", URL, "spec.image.mirrors[0]", &mirror),
+    ] {
+        let output = try_to_create(&kubectl, &manifest(longest)).await?;
+        ensure!(output.success(), "{what} of {longest}: {}", output.stderr);
+        let output = try_to_create(&kubectl, &manifest(longest + 1)).await?;
+        let refusal = format!("{at}: Too long: may not be more than {longest}");
+        ensure!(
+            !output.success() && output.stderr.contains(&refusal),
+            "{what} of one more than {longest}: {}",
+            output.stderr
+        );
+    }
+    plane.stop().await;
+    Ok(())
+}
+
+/// Changes of a progress's spec, and what each is refused with; nothing when it is allowed.
+async fn try_changes(kubectl: &Kubectl, progress: &str, changes: &[(&str, &str)]) -> Result<()> {
+    for (change, refusal) in changes {
+        let patch = format!(r#"{{"spec":{change}}}"#);
+        let output = kubectl
+            .run(["patch", "osup", progress, "--type", "merge", "-p", &patch])
+            .await?;
+        ensure!(
+            output.success() == refusal.is_empty() && output.stderr.contains(refusal),
+            "{progress}, {change}: expected {refusal:?}, got {}",
+            output.stderr
+        );
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_progress_is_made_for_cannot_be_changed() -> Result<()> {
     let (_folder, plane) = install::plane("schema").await?;
@@ -135,7 +205,7 @@ async fn what_a_progress_is_made_for_cannot_be_changed() -> Result<()> {
              status: {phase: Pending, startedAt: null, completedAt: null, lastUpdatedAt: null}\n",
         )
         .await?;
-    for (change, refusal) in [
+    let by_hand = [
         (r#"{"nodeName":"node-2"}"#, "nodeName is immutable"),
         (r#"{"sourceRef":{"name":"v"}}"#, "sourceRef is immutable"),
         (r#"{"nodeUID":"x"}"#, "nodeUID is immutable"),
@@ -148,17 +218,49 @@ async fn what_a_progress_is_made_for_cannot_be_changed() -> Result<()> {
         (r#"{"cancel":true}"#, ""),
         (r#"{"release":"Hold"}"#, ""),
         (r#"{"download":{"maxBytesPerSecond":2048}}"#, ""),
-    ] {
-        let patch = format!(r#"{{"spec":{change}}}"#);
-        let output = kubectl
-            .run(["patch", "osup", "p", "--type", "merge", "-p", &patch])
-            .await?;
-        ensure!(
-            output.success() == refusal.is_empty() && output.stderr.contains(refusal),
-            "{change}: expected {refusal:?}, got {}",
-            output.stderr
-        );
-    }
+    ];
+    try_changes(&kubectl, "p", &by_hand).await?;
+
+    // As the controller writes it. Here there is something to change and to take away.
+    let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
+    kubectl
+        .apply(&format!(
+            "apiVersion: monok8s.io/v1alpha1\nkind: OSUpgradeProgress\nmetadata: {{name: made}}\n\
+             spec: {{sourceRef: {{name: u}}, nodeName: node-3, nodeUID: uid-3, release: Hold, image: \
+             {{version: v1.35.1, url: 'https://a.example/i', mirrors: ['https://b.example/i'], \
+             checksum: '{}', size: 4096}}}}\n",
+            digest("a")
+        ))
+        .await?;
+    let other_checksum = format!(r#"{{"image":{{"checksum":"{}"}}}}"#, digest("b"));
+    let image = "image is immutable";
+    let made = [
+        (r#"{"image":{"version":"v1.35.2"}}"#, image),
+        (r#"{"image":{"url":"https://c.example/i"}}"#, image),
+        (r#"{"image":{"url":null}}"#, image),
+        (r#"{"image":{"mirrors":["https://c.example/i"]}}"#, image),
+        (r#"{"image":{"mirrors":null}}"#, image),
+        (other_checksum.as_str(), image),
+        (r#"{"image":{"checksum":null}}"#, image),
+        (r#"{"image":{"size":8192}}"#, image),
+        (r#"{"image":{"size":null}}"#, image),
+        (r#"{"image":null}"#, "cannot be added or removed"),
+        (r#"{"nodeUID":"uid-4"}"#, "nodeUID is immutable"),
+        (r#"{"nodeUID":null}"#, "nodeUID is immutable"),
+        (r#"{"nodeName":"node-4"}"#, "nodeName is immutable"),
+        (r#"{"nodeName":null}"#, "spec.nodeName: Required value"),
+        (r#"{"sourceRef":{"name":"v"}}"#, "sourceRef is immutable"),
+        (
+            r#"{"sourceRef":{"name":null}}"#,
+            "spec.sourceRef.name: Required value",
+        ),
+        (r#"{"sourceRef":null}"#, "spec.sourceRef: Required value"),
+        (
+            r#"{"release":"Reboot","cancel":true,"retryNonce":"retry-1"}"#,
+            "",
+        ),
+    ];
+    try_changes(&kubectl, "made", &made).await?;
     let phase = ["get", "osup", "p", "-o", "jsonpath={.status.phase}"];
     ensure!(
         kubectl.ok(phase).await? == "Pending",
