@@ -104,6 +104,43 @@ async fn keeps_dropping(cluster: &Cluster, name: &'static str) -> Result<()> {
     survives(cluster, name, faults).await.map(drop)
 }
 
+/// The image is at the last of three places: one that has it no longer is left at once, one that is
+/// overloaded after `retryFor`.
+async fn mirrored(cluster: &Cluster, name: &'static str) -> Result<()> {
+    let served = Served::new(cluster, name, NEW)?;
+    let server = cluster.image_server();
+    let (gone, busy) = (format!("/{name}/gone"), format!("/{name}/busy"));
+    server.fault(&gone, Fault::status(404));
+    server.fault(&busy, Fault::status(503));
+    let catalog = json!({"images": [{
+        "version": NEW,
+        "url": server.url(&gone),
+        "mirrors": [server.url(&busy), served.url()],
+        "checksum": format!("sha256:{}", served.image().file_sha256),
+    }]});
+    let upgrade = objects::upgrade(name, NEW, name, &objects::inline(catalog.to_string()));
+    objects::apply(&cluster.kubectl(), &upgrade).await?;
+    let node = cluster.node(name)?;
+    let (client, completed) = (cluster.client(), ProgressPhase::Completed);
+    let ended = objects::wait_end(&client, name, node, completed, &[]).await?;
+    let status = ended.status.unwrap_or_default();
+    ensure!(
+        status.attempt == 1,
+        "{name}: {} attempts for one image",
+        status.attempt
+    );
+    let requests = server.requests();
+    let asked = |path: &str| requests.iter().filter(|r| r.path() == path).count();
+    ensure!(
+        asked(&gone) == 1 && asked(&busy) > 1 && served.asked() == 1,
+        "{name}: asked {}, {} and {} times",
+        asked(&gone),
+        asked(&busy),
+        served.asked()
+    );
+    objects::boots(node, NEW).await
+}
+
 /// `maxBytesPerSecond`, lowered and lifted in the OSUpgrade while bytes flow: they flow on over one
 /// connection.
 async fn limited(cluster: &Cluster, name: &'static str) -> Result<()> {
@@ -155,6 +192,7 @@ async fn refusals_end_the_attempt_and_faults_are_retried() -> Result<()> {
         "never-answers",
         "recovers",
         "keeps-dropping",
+        "mirrored",
         "limited",
     ];
     let cluster = Cluster::start(ClusterOptions {
@@ -177,6 +215,7 @@ async fn refusals_end_the_attempt_and_faults_are_retried() -> Result<()> {
         case("unavailable", unavailable(&cluster, "unavailable")),
         case("recovers", recovers(&cluster, "recovers")),
         case("keeps-dropping", keeps_dropping(&cluster, "keeps-dropping")),
+        case("mirrored", mirrored(&cluster, "mirrored")),
     ])
     .await?;
     cluster.stop().await

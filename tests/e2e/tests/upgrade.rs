@@ -1,16 +1,23 @@
 //! The user's own commands, from `kubectl apply` to every node on the new version.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::events::v1::Event;
-use kube::{Api, api::ListParams};
-use monok8s_api::{OSUpgradeProgress, osupgradeprogress::Release, reason::SlotState};
-use monok8s_e2e::objects::{self, entry};
+use kube::{Api, ResourceExt as _, api::ListParams};
+use monok8s_api::{
+    OSNode, OSUpgrade, OSUpgradeProgress, OSUpgradeProgressStatus, condition,
+    osupgradeprogress::Release,
+    reason::{BootLoaderKind, ProgressPhase, SlotState},
+};
+use monok8s_e2e::{
+    objects::{self, entry},
+    pages,
+};
 use monok8s_sandbox::{
     cluster::{Cluster, ClusterOptions},
     kubectl::Kubectl,
-    node::NodeOptions,
+    node::{Boot, Node, NodeOptions},
     wait,
 };
 use serde_json::json;
@@ -20,21 +27,39 @@ const SAMPLE: Duration = Duration::from_millis(50);
 
 const NAMES: [&str; 3] = ["node-1", "node-2", "node-3"];
 
-/// The catalog of the story: beside what is needed a blocked version, a prerelease, and an older
-/// version, none of which anybody is to be taken to.
+/// This machine's platform and another one, as catalogs write them.
+const PLATFORMS: [&str; 2] = if cfg!(target_arch = "aarch64") {
+    ["linux/arm64", "linux/amd64"]
+} else {
+    ["linux/amd64", "linux/arm64"]
+};
+
+/// The catalog of the story: beside what is needed a blocked version, a prerelease, an older version
+/// and images for another platform, none of which anybody is to be taken to. The checksum of v1.34.6
+/// is the expanded image's.
 fn catalog(cluster: &Cluster) -> Result<String> {
+    let server = cluster.image_server();
+    let none = |version, platform| {
+        let entry = entry(version, &server.url("/none"), &"0".repeat(64), None);
+        format!("{entry}  platform: {platform}\n")
+    };
+    let [own, other] = PLATFORMS;
     let mut catalog = String::from("stable: v1.35.1\nimages:\n");
+    catalog.push_str(&none("v1.35.1", other));
     for version in ["v1.35.1", "v1.34.9-rc.1", "v1.34.6", "v1.34.1"] {
         let image = cluster.image(version)?;
-        let url = cluster.image_server().publish_image(image)?;
-        catalog.push_str(&entry(version, &url, &image.file_sha256, Some(image.size)));
+        let url = server.publish_image(image)?;
+        let sha256 = match version {
+            "v1.34.6" => &image.expanded_sha256,
+            _ => &image.file_sha256,
+        };
+        catalog.push_str(&entry(version, &url, sha256, Some(image.size)));
+        if version == "v1.35.1" {
+            writeln!(catalog, "  platform: {own}")?;
+        }
     }
-    catalog.push_str(&entry(
-        "v1.34.8",
-        &cluster.image_server().url("/none"),
-        &"0".repeat(64),
-        None,
-    ));
+    catalog.push_str(&none("v1.34.7", other));
+    catalog.push_str(&none("v1.34.8", own));
     catalog.push_str("blocked: [v1.34.8]\n");
     Ok(catalog)
 }
@@ -158,10 +183,6 @@ async fn hops_are_whole(cluster: &Cluster, name: &str) -> Result<()> {
         let status = hop.status.clone().unwrap_or_default();
         ensure!(status.attempt == 1 && status.retry_count == 0, "{status:?}");
         ensure!(
-            status.checksum_matched.as_deref() == Some("File"),
-            "{status:?}"
-        );
-        ensure!(
             status.bytes_done == status.bytes_total && status.bytes_done > 0,
             "{status:?}"
         );
@@ -181,8 +202,119 @@ async fn hops_are_whole(cluster: &Cluster, name: &str) -> Result<()> {
         "{name} was booted {} times for two hops",
         boot.number
     );
-    objects::wait_slot(&cluster.client(), node, "A", &SlotState::Good).await?;
+    hops_are_told(&hops, &boot)?;
+    node_is_told(cluster, node, &hops[1].name_any(), &boot).await?;
     objects::boots(node, "v1.35.1").await
+}
+
+/// What the two hops' statuses say about times, slots, boots and checksums.
+fn hops_are_told(hops: &[OSUpgradeProgress], boot: &Boot) -> Result<()> {
+    let [first, second] = hops else {
+        bail!("{} hops", hops.len());
+    };
+    let status = |hop: &OSUpgradeProgress| hop.status.clone().context("no status");
+    let (first_status, second_status) = (status(first)?, status(second)?);
+    for (hop, status) in [(first, &first_status), (second, &second_status)] {
+        let times = [
+            hop.creation_timestamp(),
+            status.started_at.clone(),
+            status.completed_at.clone(),
+            status.last_updated_at.clone(),
+        ];
+        ensure!(
+            times.iter().all(Option::is_some) && times.is_sorted(),
+            "created, startedAt, completedAt, lastUpdatedAt: {times:?}"
+        );
+    }
+    ensure!(
+        first_status.completed_at <= second_status.started_at,
+        "the second hop began before the first had ended: {first_status:?}, {second_status:?}"
+    );
+    let told = |status: &OSUpgradeProgressStatus| {
+        (
+            status.inactive_partition.clone(),
+            status.checksum_matched.clone().unwrap_or_default(),
+        )
+    };
+    ensure!(
+        told(&first_status) == ("B".into(), "Image".into()),
+        "{first_status:?}"
+    );
+    ensure!(
+        told(&second_status) == ("A".into(), "File".into()),
+        "{second_status:?}"
+    );
+    ensure!(
+        second_status.trial_boot_id == boot.boot_id
+            && !first_status.trial_boot_id.is_empty()
+            && first_status.trial_boot_id != boot.boot_id,
+        "the trial boots are {} and {}, this boot is {}",
+        first_status.trial_boot_id,
+        second_status.trial_boot_id,
+        boot.boot_id
+    );
+    Ok(())
+}
+
+/// What the OSNode says once it tells of `progress`.
+async fn node_is_told(cluster: &Cluster, node: &Node, progress: &str, boot: &Boot) -> Result<()> {
+    objects::wait_slot(&cluster.client(), node, "A", &SlotState::Good).await?;
+    let api: Api<OSNode> = Api::all(cluster.client());
+    let what = format!("{} to tell of {progress}", node.name());
+    let status = wait::until(&what, objects::LIMIT, || async {
+        let status = api.get(node.name()).await?.status.unwrap_or_default();
+        let last = status.last_result.as_ref();
+        Ok(last
+            .is_some_and(|last| last.progress == progress)
+            .then_some(status))
+    })
+    .await?;
+    ensure!(
+        status.platform == PLATFORMS[0]
+            && status.boot_id == boot.boot_id
+            && status.boot_loader == Some(BootLoaderKind::GRUB)
+            && status.agent_version == env!("CARGO_PKG_VERSION")
+            && status.last_result.as_ref().is_some_and(|r| r.at.is_some()),
+        "{status:?}"
+    );
+    let slots: Vec<_> = status
+        .slots
+        .iter()
+        .map(|slot| {
+            (
+                slot.name.as_str(),
+                slot.size,
+                slot.image_checksum.clone(),
+                slot.state.clone(),
+            )
+        })
+        .collect();
+    let size = i64::try_from(NodeOptions::new("").slot_size)?;
+    let checksum = |sha256: &str| format!("sha256:{sha256}");
+    let (new, hop) = (cluster.image("v1.35.1")?, cluster.image("v1.34.6")?);
+    let promised = [
+        ("A", size, checksum(&new.file_sha256), SlotState::Good),
+        ("B", size, checksum(&hop.expanded_sha256), SlotState::Good),
+    ];
+    ensure!(slots == promised, "{slots:?} instead of {promised:?}");
+    Ok(())
+}
+
+/// When and what the controller read.
+async fn catalog_is_told(cluster: &Cluster) -> Result<()> {
+    let upgrades: Api<OSUpgrade> = Api::all(cluster.client());
+    let upgrade = upgrades.get("to-stable").await?;
+    let status = upgrade.status.clone().context("no status")?;
+    let catalog = status.catalog.context("no status.catalog")?;
+    let completed = condition::find(&status.conditions, "Completed")
+        .map(|condition| condition.last_transition_time.clone());
+    ensure!(
+        catalog.digest.starts_with("sha256:")
+            && upgrade.creation_timestamp() <= catalog.fetched_at
+            && catalog.fetched_at <= completed,
+        "{catalog:?}"
+    );
+    Ok(())
 }
 
 /// The controller tells of the end by an Event, in `default`.
@@ -247,6 +379,7 @@ async fn three_nodes_go_through_the_minor_version_between_one_at_a_time() -> Res
         "something was fetched that nobody needs: {fetched:?}"
     );
     wait_event(&cluster).await?;
+    catalog_is_told(&cluster).await?;
     for name in NAMES {
         hops_are_whole(&cluster, name).await?;
     }
@@ -263,14 +396,7 @@ fn is_under_way(progress: &OSUpgradeProgress) -> bool {
 }
 
 /// All nodes there already: nothing is made and nothing is fetched.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_to_the_running_version_is_completed_at_once() -> Result<()> {
-    let cluster = Cluster::start(ClusterOptions {
-        nodes: vec![NodeOptions::new("node-1")],
-        version: "v1.34.1".into(),
-        ..ClusterOptions::default()
-    })
-    .await?;
+async fn there_already(cluster: &Cluster) -> Result<()> {
     let kubectl = cluster.kubectl();
     let catalog = format!(
         "images:\n{}",
@@ -297,5 +423,74 @@ async fn an_upgrade_to_the_running_version_is_completed_at_once() -> Result<()> 
         "{:?}",
         table.rows
     );
+    Ok(())
+}
+
+/// The block of the page on upgrades that has this word in it.
+fn block(word: &str) -> Result<String> {
+    pages::blocks()?
+        .into_iter()
+        .find(|b| b.place.starts_with("docs/upgrade.md:") && b.text.contains(word))
+        .map(|b| b.text)
+        .with_context(|| format!("docs/upgrade.md shows no {word}"))
+}
+
+/// The page's progress made by hand, for a catalog in a ConfigMap: refused as shipped, and done once
+/// the page's Role is there.
+async fn by_hand(cluster: &Cluster) -> Result<()> {
+    let (kubectl, client, node) = (cluster.kubectl(), cluster.client(), cluster.node("node-1")?);
+    let objects = json!({"apiVersion": "v1", "kind": "List", "items": [
+        {
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "images", "namespace": "mono-system"},
+            "data": {"catalog.yaml": cluster.catalog(&["v1.34.2"])?},
+        },
+        {
+            "apiVersion": "monok8s.io/v1alpha1", "kind": "OSUpgrade",
+            "metadata": {"name": "my-upgrade"},
+            "spec": {
+                "version": "stable",
+                "catalog": {"configMap": "images"},
+                "nodeSelector": {"matchLabels": {"case": "nobody"}},
+            },
+        },
+    ]});
+    objects::apply(&kubectl, &objects).await?;
+    kubectl.apply(&block("kind: OSUpgradeProgress")?).await?;
+    let (failed, forbidden) = (ProgressPhase::Failed, ["DownloadForbidden"]);
+    let held = objects::wait_end(&client, "my-upgrade", node, failed, &forbidden).await?;
+
+    kubectl.apply(&block("kind: RoleBinding")?).await?;
+    // The API server hears of new roles a moment later.
+    let may = [
+        "auth",
+        "can-i",
+        "get",
+        "configmaps",
+        "--namespace=mono-system",
+        "--as=system:serviceaccount:mono-system:node-agent",
+    ];
+    wait::until("the agents to be let", objects::LIMIT, || async {
+        Ok(kubectl.run(may).await?.success().then_some(()))
+    })
+    .await?;
+    let again = json!({"retryNonce": "let"});
+    objects::patch(&kubectl, &held.name_any(), &again).await?;
+    let completed = ProgressPhase::Completed;
+    objects::wait_phase(&client, "my-upgrade", node, completed).await?;
+    objects::boots(node, "v1.34.2").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_controller_releases_nothing_where_all_is_done_or_done_by_hand() -> Result<()> {
+    let cluster = Cluster::start(ClusterOptions {
+        nodes: vec![NodeOptions::new("node-1")],
+        version: "v1.34.1".into(),
+        images: vec!["v1.34.2".into()],
+        ..ClusterOptions::default()
+    })
+    .await?;
+    there_already(&cluster).await?;
+    by_hand(&cluster).await?;
     cluster.stop().await
 }
