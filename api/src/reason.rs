@@ -338,6 +338,69 @@ word_set! {
 }
 
 word_set! {
+    /// Reason of the Stalled condition of an OSUpgrade, which is present only while True.
+    StalledReason {
+        /// True: a released progress has not moved for as long as the controller's --stall-after.
+        NoMovement,
+    }
+}
+
+word_set! {
+    /// Reason of the CatalogChanged condition of an OSUpgrade, which is present only while True.
+    CatalogChangedReason {
+        /// True: the catalog's digest is another than the one that the revision was resolved with.
+        AnotherDigest,
+    }
+}
+
+word_set! {
+    /// Reason of the conditions of an OSUpgradeProgress: Verified, Switched, Confirmed and Completed. Of an attempt
+    /// that failed or fell back, those that are False have its [`FailureReason`] instead.
+    AttemptReason {
+        /// Verified is True: the slot was read back and holds what was written.
+        ReadBack,
+        /// Switched is True: the boot order was switched for one trial boot.
+        TrialBoot,
+        /// Confirmed is True: the new system was judged good and the switch made permanent.
+        MarkedGood,
+        /// Completed is True: the attempt reached its end. On another condition, False: it ended well without that step.
+        Completed,
+        /// False: the attempt goes on and has not come to this step.
+        InProgress,
+        /// False: the attempt was stopped on request before this step.
+        Cancelled,
+    }
+}
+
+word_set! {
+    /// Reason of the Upgradable condition of an OSNode when it is True; when False it has a [`FailureReason`].
+    UpgradableReason {
+        /// True: the node can take an upgrade.
+        Ready,
+    }
+}
+
+word_set! {
+    /// Reason of an Event that is neither a phase nor the reason of a condition or a failure.
+    EventReason {
+        /// An object that the controller did not make stands under the name that a progress would have.
+        NameTaken,
+        /// A released progress has not moved for long.
+        Stalled,
+        /// The catalog is no longer the one that the target was pinned from.
+        CatalogChanged,
+        /// A node is cordoned and its drain begins.
+        Draining,
+        /// A pod keeps a node from being empty.
+        DrainBlocked,
+        /// A drain was given up at its deadline.
+        DrainTimedOut,
+        /// A node reboots with its pods on it, because no other could take them.
+        PodsGoDown,
+    }
+}
+
+word_set! {
     /// State of one slot in OSNode.
     SlotState {
         /// A confirmed system.

@@ -9,7 +9,11 @@
 
 use std::{collections::HashMap, fmt::Write as _};
 
-use monok8s_api::{osupgrade::OnDeadline, osupgradeprogress::Release, reason::ProgressPhase};
+use monok8s_api::{
+    osupgrade::OnDeadline,
+    osupgradeprogress::Release,
+    reason::{EventReason, ProgressPhase},
+};
 
 use super::{
     Moment, Settings,
@@ -345,15 +349,15 @@ fn words(case: &Case<'_>, staged: &Staged<'_>, decision: &Decision, held: Option
 
 fn tell(case: &Case<'_>, staged: &Staged<'_>, decision: &Decision, notices: &mut Vec<Notice>) {
     let attempt = staged.progress.status().map_or(0, |s| s.attempt);
-    let about = |warning: bool, reason: &str, detail: &str, message: String| {
+    let about = |warning: bool, reason: EventReason, detail: &str, message: String| {
         let key = format!("{}/{attempt}/{reason}/{detail}", staged.uid);
-        notice::about(&case.upgrade.object, warning, reason, message, key)
+        notice::about(&case.upgrade.object, warning, reason.as_str(), message, key)
     };
     let name = &staged.node.name;
     if decision.alone {
         notices.push(about(
             false,
-            "PodsGoDown",
+            EventReason::PodsGoDown,
             "",
             format!(
                 "node {name} reboots with its pods on it: no other node is Ready and schedulable"
@@ -361,18 +365,23 @@ fn tell(case: &Case<'_>, staged: &Staged<'_>, decision: &Decision, notices: &mut
         ));
     } else if decision.next == Move::Cordon && staged.memory.is_none() {
         let message = format!("node {name} is cordoned and drained before its reboot");
-        notices.push(about(false, "Draining", "", message));
+        notices.push(about(false, EventReason::Draining, "", message));
     }
     for blocker in &decision.blockers {
         let message = format!("the drain of node {name} waits for {blocker}");
-        notices.push(about(true, "DrainBlocked", &blocker.uid, message));
+        notices.push(about(
+            true,
+            EventReason::DrainBlocked,
+            &blocker.uid,
+            message,
+        ));
     }
     if decision.next == Move::Abort {
         let message = format!(
             "node {name} was not empty in time and is not rebooted: it waited for {}",
             waited_for(&decision.blockers)
         );
-        notices.push(about(true, "DrainTimedOut", "", message));
+        notices.push(about(true, EventReason::DrainTimedOut, "", message));
     }
 }
 

@@ -4,7 +4,7 @@ use kube::ResourceExt;
 use monok8s_api::{
     OSUpgrade, OSUpgradeProgress, OSUpgradeStatus,
     condition::{self, Truth},
-    reason::{ProgressingReason, UpgradePhase},
+    reason::{EventReason, ProgressingReason, UpgradePhase},
 };
 
 /// Something to be told about an upgrade, once.
@@ -78,8 +78,10 @@ pub fn transitions(upgrade: &OSUpgrade, next: &OSUpgradeStatus) -> Vec<Notice> {
             }
             _ => now.status == Truth::False.as_str(),
         };
+        let (stalled, catalog_changed) = (EventReason::Stalled, EventReason::CatalogChanged);
         let reason = match type_ {
-            "Stalled" | "CatalogChanged" => type_,
+            "Stalled" => stalled.as_str(),
+            "CatalogChanged" => catalog_changed.as_str(),
             _ => now.reason.as_str(),
         };
         changed.then(|| notice(warning, reason, &now.message))
@@ -112,6 +114,7 @@ pub fn name_taken(upgrade: &OSUpgrade, node: &str, foreign: &OSUpgradeProgress) 
          controller did not make has its name; delete that object",
         foreign.name_any()
     );
-    let key = format!("NameTaken/{}", foreign.uid().unwrap_or_default());
-    about(upgrade, true, "NameTaken", message, key)
+    let reason = EventReason::NameTaken;
+    let key = format!("{reason}/{}", foreign.uid().unwrap_or_default());
+    about(upgrade, true, reason.as_str(), message, key)
 }

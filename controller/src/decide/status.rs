@@ -7,7 +7,10 @@ use monok8s_api::{
     condition::{self, Truth},
     govern::Verdict,
     osupgrade::{CatalogStatus, PinnedImage},
-    reason::{AcceptedReason, CompletedReason, DegradedReason, ProgressingReason, UpgradePhase},
+    reason::{
+        AcceptedReason, CatalogChangedReason, CompletedReason, DegradedReason, ProgressingReason,
+        StalledReason, UpgradePhase,
+    },
 };
 
 use super::{
@@ -246,7 +249,8 @@ impl Conditions<'_> {
                  the place stays taken until the progress ends or is deleted",
                 listed(&rollout.stalled)
             );
-            self.set("Stalled", Truth::True, "NoMovement", &message);
+            let reason = StalledReason::NoMovement;
+            self.set("Stalled", Truth::True, reason.as_str(), &message);
         }
     }
 
@@ -266,7 +270,8 @@ impl Conditions<'_> {
                  target stays what it is until the spec changes",
                 good.digest
             );
-            self.set("CatalogChanged", Truth::True, "AnotherDigest", &message);
+            let reason = CatalogChangedReason::AnotherDigest;
+            self.set("CatalogChanged", Truth::True, reason.as_str(), &message);
         }
     }
 }

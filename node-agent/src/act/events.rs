@@ -5,7 +5,7 @@ use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use monok8s_api::API_VERSION;
+use monok8s_api::{API_VERSION, reason::ProgressPhase};
 use tracing::debug;
 
 use crate::{decide::status::shorten, record::Attempt};
@@ -78,7 +78,7 @@ fn event(attempt: &Attempt) -> Event {
             EventType::Warning,
         ),
         None => (
-            "Rebooting".to_owned(),
+            ProgressPhase::Rebooting.to_string(),
             format!("rebooting (attempt {} of {version})", attempt.number),
             EventType::Normal,
         ),
@@ -95,8 +95,6 @@ fn event(attempt: &Attempt) -> Event {
 
 #[cfg(test)]
 mod tests {
-    use monok8s_api::reason::ProgressPhase;
-
     use super::*;
     use crate::record::End;
 

@@ -14,7 +14,7 @@ use monok8s_api::{
     AGENT_MANAGER, API_VERSION, OSNode, OSNodeSpec, OSNodeStatus,
     condition::{self, Truth},
     osnode::{LastResult, SlotStatus},
-    reason::{BootLoaderKind, SlotState},
+    reason::{BootLoaderKind, SlotState, UpgradableReason},
 };
 use monok8s_boot::{Machine as Slots, SlotName};
 use tokio::sync::watch;
@@ -97,8 +97,9 @@ pub fn status(facts: &Facts, before: &OSNodeStatus, now: Timestamp) -> OSNodeSta
             state: held.map_or(SlotState::Unknown, |h| h.state.clone()),
         }
     };
+    let ready = UpgradableReason::Ready;
     let (truth, reason, message) = match &facts.trouble {
-        None => (Truth::True, "Ready", ""),
+        None => (Truth::True, ready.as_str(), ""),
         Some(t) => (Truth::False, t.reason.as_str(), t.message.as_str()),
     };
     OSNodeStatus {

@@ -8,7 +8,7 @@ use monok8s_api::{
     OSUpgradeProgress, OSUpgradeProgressStatus, Version,
     condition::{self, Truth},
     osupgradeprogress::{ImageRef, Release},
-    reason::{FailureReason, ProgressPhase},
+    reason::{AttemptReason, FailureReason, ProgressPhase},
 };
 
 use crate::{
@@ -270,19 +270,27 @@ fn conditions(
     let why_not = match &attempt.end {
         Some(end) if end.reason.is_empty() => end.phase.to_string(),
         Some(end) => end.reason.clone(),
-        None => "InProgress".to_owned(),
+        None => AttemptReason::InProgress.to_string(),
     };
     let switched = is_switched(attempt);
     [
-        ("Verified", attempt.proven.is_some(), "ReadBack"),
-        ("Switched", switched, "TrialBoot"),
-        ("Confirmed", completed && switched, "MarkedGood"),
-        ("Completed", completed, "Completed"),
+        (
+            "Verified",
+            attempt.proven.is_some(),
+            AttemptReason::ReadBack,
+        ),
+        ("Switched", switched, AttemptReason::TrialBoot),
+        (
+            "Confirmed",
+            completed && switched,
+            AttemptReason::MarkedGood,
+        ),
+        ("Completed", completed, AttemptReason::Completed),
     ]
     .into_iter()
     .map(|(type_, holds, reason)| {
         let (truth, reason) = if holds {
-            (Truth::True, reason)
+            (Truth::True, reason.as_str())
         } else {
             (Truth::False, why_not.as_str())
         };
@@ -474,6 +482,35 @@ mod tests {
             condition("Completed"),
             ("False".to_owned(), "FellBack".to_owned())
         );
+    }
+
+    #[test]
+    fn a_condition_has_no_reason_outside_the_sets() {
+        let mut a = planned();
+        let known = |a: &Attempt| {
+            let shown = of(a, &Live::default(), "b1", &serde_json::json!({}));
+            assert_eq!(shown.conditions.len(), 4);
+            for c in shown.conditions {
+                let listed = AttemptReason::ALL.contains(&c.reason.as_str().into())
+                    || FailureReason::ALL.contains(&c.reason.as_str().into());
+                assert!(listed, "{} has the reason {}", c.type_, c.reason);
+            }
+        };
+        known(&a);
+        for (phase, reason) in [
+            (ProgressPhase::Completed, ""),
+            (ProgressPhase::Cancelled, ""),
+            (ProgressPhase::Failed, "DownloadFailed"),
+            (ProgressPhase::RolledBack, "FellBack"),
+        ] {
+            a.end = Some(End {
+                phase,
+                reason: reason.to_owned(),
+                message: String::new(),
+                at: None,
+            });
+            known(&a);
+        }
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use monok8s_api::reason::{
-    AcceptedReason, CompletedReason, DegradedReason, FailureReason, ProgressingReason,
+    AcceptedReason, AttemptReason, CatalogChangedReason, CompletedReason, DegradedReason,
+    EventReason, FailureReason, ProgressingReason, StalledReason, UpgradableReason,
 };
 use monok8s_e2e::pages;
 use monok8s_sandbox::scratch;
@@ -55,9 +56,22 @@ fn every_reason_has_its_cure_on_the_page() -> Result<()> {
             words(DegradedReason::ALL),
         ),
         (
-            "Conditions that are present only when True".to_owned(),
-            vec!["Stalled".to_owned(), "CatalogChanged".to_owned()],
+            "Reasons of the condition Stalled".to_owned(),
+            words(StalledReason::ALL),
         ),
+        (
+            "Reasons of the condition CatalogChanged".to_owned(),
+            words(CatalogChangedReason::ALL),
+        ),
+        (
+            "Reasons of the conditions of an OSUpgradeProgress".to_owned(),
+            words(AttemptReason::ALL),
+        ),
+        (
+            "Reasons of the condition Upgradable of an OSNode".to_owned(),
+            words(UpgradableReason::ALL),
+        ),
+        ("Reasons of Events".to_owned(), words(EventReason::ALL)),
     ]);
     assert_eq!(shown, expected);
     Ok(())
