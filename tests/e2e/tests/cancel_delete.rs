@@ -4,7 +4,8 @@
 use std::{fs::File, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use kube::{Api, ResourceExt as _};
+use k8s_openapi::api::events::v1::Event;
+use kube::{Api, ResourceExt as _, api::ListParams};
 use monok8s_api::{
     OSNode, OSUpgrade,
     reason::{ProgressPhase, SlotState},
@@ -188,7 +189,7 @@ async fn taken_back(cluster: &Cluster, served: &Served<'_>, name: &str) -> Resul
     objects::boots(node, NEW).await
 }
 
-/// Waits until the node's OSNode tells how the attempt ended, its progress being gone.
+/// Waits until the node's OSNode and an Event tell how the attempt ended, its progress being gone.
 async fn wait_told(
     cluster: &Cluster,
     node: &Node,
@@ -204,6 +205,23 @@ async fn wait_told(
             let told = status
                 .last_result
                 .is_some_and(|last| last.progress == progress && last.phase == phase);
+            Ok(told.then_some(()))
+        },
+    )
+    .await
+    .with_context(|| objects::log_tail(node))?;
+    let events: Api<Event> = Api::namespaced(cluster.client(), "default");
+    let by_reason = ListParams::default().fields(&format!("reason={phase}"));
+    wait::until(
+        &format!("an Event about {progress}: {phase}"),
+        objects::LIMIT,
+        || async {
+            let told = events.list(&by_reason).await?.into_iter().any(|event| {
+                let about = event.regarding.unwrap_or_default();
+                about.kind.as_deref() == Some("OSUpgradeProgress")
+                    && about.name.as_deref() == Some(progress)
+                    && event.reporting_instance.as_deref() == Some(node.name())
+            });
             Ok(told.then_some(()))
         },
     )
