@@ -253,6 +253,8 @@ pub enum For {
     Work,
     /// An answer of the API server.
     ApiServer,
+    /// The UID of the Node that this machine is, which the progress names.
+    NodeUid,
     /// `release: Reboot`.
     Release,
     /// The reboot that was asked for.
@@ -347,8 +349,8 @@ fn turn(p: &Progress, attempt: Option<&Attempt>, machine: &Machine) -> Option<Ac
     if p.release == Release::Hold {
         return None;
     }
-    if p.node_uid.is_some() && machine.node_uid.is_none() {
-        return Some(Action::Wait(For::ApiServer));
+    if is_of_unknown_node(p, machine) {
+        return Some(Action::Wait(For::NodeUid));
     }
     match refusal(p, machine) {
         Some(trouble) => Some(Action::End(failed(p, trouble))),
@@ -409,6 +411,12 @@ fn refusal(p: &Progress, machine: &Machine) -> Option<Trouble> {
         }
         Ok(_) => None,
     }
+}
+
+/// Whether nobody can say that the progress was made for the Node that this machine is: it names one, and the API server
+/// has not said which one this is.
+fn is_of_unknown_node(p: &Progress, machine: &Machine) -> bool {
+    p.node_uid.is_some() && machine.node_uid.is_none()
 }
 
 /// `NodeReplaced`, when the progress was made for another Node.
@@ -561,6 +569,8 @@ fn before_switch(attempt: &Attempt, plan: &Plan, inputs: &Inputs<'_>) -> Action 
             ),
         )),
         Release::Stage => Action::Wait(For::Release),
+        // The machine may be another Node by now.
+        Release::Reboot if is_of_unknown_node(p, machine) => Action::Wait(For::NodeUid),
         Release::Reboot if inputs.fresh => Action::Switch { uid },
         Release::Reboot => Action::ReadFresh { uid },
     }

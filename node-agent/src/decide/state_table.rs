@@ -70,6 +70,7 @@ words! {
         ActiveHold = "under way, Hold",
         ActiveStage = "under way, Stage",
         ActiveReboot = "under way, Reboot",
+        NodeUnknown = "under way, Reboot, and this Node's UID is not known",
         PastSwitch = "Rebooting or Confirming",
         ActiveCancelled = "under way, cancel",
         ActiveNonce = "under way, new nonce",
@@ -133,6 +134,7 @@ impl Happens {
         let plain = match self {
             Self::Wait(For::Work) => "nothing",
             Self::Wait(For::ApiServer) => "waits for the API server",
+            Self::Wait(For::NodeUid) => "waits for the Node's UID",
             Self::Wait(For::Release) => "waits for `release: Reboot`",
             Self::Wait(For::Reboot) => "waits for the reboot",
             Self::Wait(For::Disk) => "waits for the disk",
@@ -243,6 +245,7 @@ pub fn rows() -> Vec<Row> {
         O::PendingReleased,
         O::ActiveStage,
         O::ActiveReboot,
+        O::NodeUnknown,
         O::PastSwitch,
         O::Completed,
     ];
@@ -252,6 +255,7 @@ pub fn rows() -> Vec<Row> {
         O::ActiveHold,
         O::ActiveStage,
         O::ActiveReboot,
+        O::NodeUnknown,
         O::PastSwitch,
         O::ActiveCancelled,
         O::ActiveNonce,
@@ -263,6 +267,7 @@ pub fn rows() -> Vec<Row> {
         O::ActiveHold,
         O::ActiveStage,
         O::ActiveReboot,
+        O::NodeUnknown,
         O::ActiveCancelled,
         O::ActiveNonce,
     ];
@@ -278,6 +283,7 @@ pub fn rows() -> Vec<Row> {
         O::ActiveHold,
         O::ActiveStage,
         O::ActiveReboot,
+        O::NodeUnknown,
         O::PastSwitch,
         O::ActiveCancelled,
         O::ActiveNonce,
@@ -368,6 +374,7 @@ pub fn rows() -> Vec<Row> {
                 O::ActiveHold,
                 O::ActiveStage,
                 O::ActiveReboot,
+                O::NodeUnknown,
                 O::PastSwitch,
                 O::ActiveCancelled,
                 O::ActiveNonce,
@@ -437,6 +444,7 @@ pub fn rows() -> Vec<Row> {
                 O::ActiveHold,
                 O::ActiveStage,
                 O::ActiveReboot,
+                O::NodeUnknown,
                 O::PastSwitch,
                 O::Completed,
             ],
@@ -451,6 +459,7 @@ pub fn rows() -> Vec<Row> {
                 O::ActiveHold,
                 O::ActiveStage,
                 O::ActiveReboot,
+                O::NodeUnknown,
                 O::PastSwitch,
                 O::Completed,
             ],
@@ -477,6 +486,7 @@ pub fn rows() -> Vec<Row> {
                 O::ActiveHold,
                 O::ActiveStage,
                 O::ActiveReboot,
+                O::NodeUnknown,
                 O::PastSwitch,
                 O::Completed,
             ],
@@ -491,6 +501,7 @@ pub fn rows() -> Vec<Row> {
                 O::ActiveHold,
                 O::ActiveStage,
                 O::ActiveReboot,
+                O::NodeUnknown,
                 O::PastSwitch,
                 O::Completed,
             ],
@@ -519,6 +530,12 @@ pub fn rows() -> Vec<Row> {
             ],
             &[R::Old],
             H::ReadFreshThenSwitch,
+        ),
+        row(
+            &[I::Proven, I::SwitchAnnounced],
+            &[O::NodeUnknown],
+            &[R::Old],
+            H::Wait(For::NodeUid),
         ),
         row(
             &[I::SwitchAnnounced],
@@ -585,6 +602,7 @@ pub fn rows() -> Vec<Row> {
                 O::ActiveHold,
                 O::ActiveStage,
                 O::ActiveReboot,
+                O::NodeUnknown,
                 O::PastSwitch,
                 O::ActiveCancelled,
                 O::Completed,
@@ -614,6 +632,7 @@ pub fn rows() -> Vec<Row> {
                 O::ActiveHold,
                 O::ActiveStage,
                 O::ActiveReboot,
+                O::NodeUnknown,
                 O::PastSwitch,
                 O::ActiveCancelled,
                 O::Failed,
@@ -667,6 +686,7 @@ pub fn rows() -> Vec<Row> {
                 O::ActiveHold,
                 O::ActiveStage,
                 O::ActiveReboot,
+                O::NodeUnknown,
                 O::PastSwitch,
                 O::ActiveCancelled,
                 O::ActiveNonce,
@@ -712,7 +732,7 @@ pub fn decide(record: InRecord, object: Object, running: Running, fresh: bool) -
     let (record, boot_id, trial) = recorded(record);
     let machine = Machine {
         boot_id,
-        node_uid: Some("node-1".to_owned()),
+        node_uid: (object != Object::NodeUnknown).then(|| "node-1".to_owned()),
         system: match running {
             Running::Unclear => Err(Trouble::new(FailureReason::SlotAmbiguous, "unclear")),
             Running::Old | Running::New => {
@@ -822,7 +842,7 @@ fn view(object: Object) -> View {
         O::ActiveHold => (ProgressPhase::Downloading, Release::Hold),
         O::PastSwitch => (ProgressPhase::Rebooting, Release::Reboot),
         O::ActiveStage => (ProgressPhase::Downloading, Release::Stage),
-        O::ActiveReboot | O::ActiveCancelled | O::ActiveNonce => {
+        O::ActiveReboot | O::NodeUnknown | O::ActiveCancelled | O::ActiveNonce => {
             (ProgressPhase::Downloading, Release::Reboot)
         }
         O::Failed | O::FailedNonce | O::FailedNonceReleased => {

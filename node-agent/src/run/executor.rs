@@ -22,6 +22,10 @@ use crate::{
 /// Times the boot loader is asked to make a slot the default before the trial is given up.
 const MARK_GOOD_TRIES: usize = 3;
 
+/// What the status says while it is not known which Node this machine is.
+const NODE_UNKNOWN: &str = "waits for this Node's UID, because the progress may be for another Node of the same name: \
+                            the Node is gone or could not be read (the agent's log says why)";
+
 /// What to do after one round.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Flow {
@@ -111,6 +115,9 @@ impl<E: Effects> Executor<E> {
         let repeated = self.last.as_ref() == Some(&action);
         if !repeated {
             info!(?action, "next");
+            if self.last == Some(Action::Wait(For::NodeUid)) {
+                self.effects.note("");
+            }
         }
         self.effects.publish(self.record.as_ref(), &machine);
         self.last = Some(action.clone());
@@ -134,6 +141,9 @@ impl<E: Effects> Executor<E> {
         match action {
             Action::Wait(what) => {
                 self.untold = false;
+                if what == For::NodeUid {
+                    self.effects.note(NODE_UNKNOWN);
+                }
                 self.show_under_way();
                 return Ok(Flow::Wait(what));
             }

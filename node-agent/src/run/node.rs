@@ -313,7 +313,7 @@ fn has_counted(looks: usize, trial: bool, spent: Duration) -> bool {
 /// so that nothing would ever be heard of it.
 fn look_again(what: For, troubled: bool) -> Option<Duration> {
     match what {
-        For::ApiServer | For::Reboot | For::Disk => Some(Duration::from_secs(5)),
+        For::ApiServer | For::NodeUid | For::Reboot | For::Disk => Some(Duration::from_secs(5)),
         For::Work | For::Release => troubled.then_some(Duration::from_secs(30)),
     }
 }
@@ -370,7 +370,7 @@ mod tests {
             assert_eq!(look_again(what, false), None, "{what:?}");
             assert!(look_again(what, true).is_some(), "{what:?}");
         }
-        for what in [For::ApiServer, For::Reboot, For::Disk] {
+        for what in [For::ApiServer, For::NodeUid, For::Reboot, For::Disk] {
             assert!(look_again(what, false).is_some(), "{what:?}");
         }
     }

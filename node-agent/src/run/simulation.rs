@@ -65,6 +65,7 @@ impl Loader {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
     ApiAway,
+    NodeUnknown,
     DiskFull,
     DiskReadOnly,
     DiskGone,
@@ -184,7 +185,7 @@ impl World {
             "apiVersion": "monok8s.io/v1alpha1",
             "kind": "OSUpgradeProgress",
             "metadata": {"name": uid, "uid": uid, "ownerReferences": if owned { upgrade } else { serde_json::json!([]) }},
-            "spec": {"sourceRef": {"name": "u"}, "nodeName": "n", "release": release,
+            "spec": {"sourceRef": {"name": "u"}, "nodeName": "n", "nodeUID": "node", "release": release,
                      "image": {"version": NEW, "url": "http://x/i?key=1", "checksum": format!("sha256:{:064}", 0)}},
         });
         self.objects
@@ -315,7 +316,7 @@ impl Effects for Sim {
         let w = self.w();
         Machine {
             boot_id: w.boot_id(),
-            node_uid: Some("node".to_owned()),
+            node_uid: (!w.fails(Fault::NodeUnknown)).then(|| "node".to_owned()),
             system: if w.fails(Fault::SlotsUnclear) {
                 Err(Trouble::new(
                     FailureReason::SlotAmbiguous,
@@ -354,6 +355,10 @@ impl Effects for Sim {
             let content = w.slots[&slot].clone();
             if slot == w.running || !content.whole || content.version != NEW {
                 w.violations.push(format!("switch to {content:?}"));
+            }
+            if w.fails(Fault::NodeUnknown) {
+                w.violations
+                    .push("switched a machine that may be another Node".to_owned());
             }
             w.loader.ok.insert(slot, true);
             w.loader.trial = Some(slot);
@@ -757,6 +762,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Delete),
         1 => Just(Event::Second),
         1 => fault(Fault::ApiAway),
+        1 => fault(Fault::NodeUnknown),
         1 => fault(Fault::DiskFull),
         1 => fault(Fault::DiskReadOnly),
         1 => fault(Fault::DiskGone),
@@ -1178,6 +1184,39 @@ fn nothing_begins_or_switches_while_the_api_server_is_away() {
     ]);
     assert_eq!(world.borrow().switches.len(), 0);
     assert_eq!(world.borrow().boot, 1);
+}
+
+/// Whose Node's UID could not be read may be another Node by now.
+#[test]
+fn nothing_begins_or_switches_while_the_node_is_unknown() {
+    let world = play(&[
+        Event::Fault(Fault::NodeUnknown, true),
+        Event::Release(Release::Reboot),
+        Event::Run,
+    ]);
+    assert_eq!(world.borrow().slots[&SlotName::B].version, "v1.34.9");
+    let world = play(&[
+        Event::Release(Release::Stage),
+        Event::Run,
+        Event::Release(Release::Reboot),
+        Event::Fault(Fault::NodeUnknown, true),
+        Event::Run,
+    ]);
+    assert_eq!(
+        world.borrow().under_way().unwrap().step(),
+        Step::Proven,
+        "nor does the attempt end"
+    );
+    let mut executor = start(&world);
+    assert_eq!(block_on(executor.step()), Flow::Wait(For::NodeUid));
+    let note = executor.effects().note.clone();
+    assert!(note.contains("this Node's UID"), "{note}");
+    world.borrow_mut().faults.clear();
+    assert_eq!(block_on(executor.step()), Flow::Again);
+    assert_eq!(executor.effects().note, "");
+    drop(executor);
+    run(&world, None);
+    assert_eq!(phase_of(&world.borrow(), "p1").0, ProgressPhase::Completed);
 }
 
 #[test]
