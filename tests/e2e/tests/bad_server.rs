@@ -108,14 +108,14 @@ async fn keeps_dropping(cluster: &Cluster, name: &'static str) -> Result<()> {
 /// overloaded after `retryFor`.
 async fn mirrored(cluster: &Cluster, name: &'static str) -> Result<()> {
     let served = Served::new(cluster, name, NEW)?;
-    let server = cluster.image_server();
+    let images = cluster.image_server();
     let (gone, busy) = (format!("/{name}/gone"), format!("/{name}/busy"));
-    server.fault(&gone, Fault::status(404));
-    server.fault(&busy, Fault::status(503));
+    images.fault(&gone, Fault::status(404));
+    images.fault(&busy, Fault::status(503));
     let catalog = json!({"images": [{
         "version": NEW,
-        "url": server.url(&gone),
-        "mirrors": [server.url(&busy), served.url()],
+        "url": images.url(&gone),
+        "mirrors": [images.url(&busy), served.url()],
         "checksum": format!("sha256:{}", served.image().file_sha256),
     }]});
     let upgrade = objects::upgrade(name, NEW, name, &objects::inline(catalog.to_string()));
@@ -129,7 +129,7 @@ async fn mirrored(cluster: &Cluster, name: &'static str) -> Result<()> {
         "{name}: {} attempts for one image",
         status.attempt
     );
-    let requests = server.requests();
+    let requests = images.requests();
     let asked = |path: &str| requests.iter().filter(|r| r.path() == path).count();
     ensure!(
         asked(&gone) == 1 && asked(&busy) > 1 && served.asked() == 1,
