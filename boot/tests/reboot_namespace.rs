@@ -34,7 +34,7 @@ async fn helper() {
         !in_first_namespace() || !may_reboot(),
         "this process could reboot the machine the tests run on"
     );
-    let error = for_machine(&RebootMethod::Auto, &Roots::under(&root))
+    let error = for_machine(&RebootMethod::Auto, &Roots::under(&root), Vec::new())
         .reboot()
         .await
         .unwrap_err();

@@ -13,9 +13,11 @@ use async_trait::async_trait;
 use crate::Reason;
 use crate::host::VirtualNode;
 use crate::roots::Roots;
+use flush::Flush;
 
 mod command;
 mod dbus;
+mod flush;
 mod kexec;
 mod request;
 mod syscall;
@@ -71,12 +73,19 @@ impl FromStr for RebootMethod {
     }
 }
 
-/// The configured way to reboot the machine seen through `roots`.
-pub fn for_machine(method: &RebootMethod, roots: &Roots) -> Box<dyn Reboot> {
+/// The configured way to reboot the machine seen through `roots`. Before that everything is written to disk, as far as
+/// that can be done in seconds, beginning with the file systems of `flush_first` (files or folders).
+pub fn for_machine(
+    method: &RebootMethod,
+    roots: &Roots,
+    flush_first: Vec<PathBuf>,
+) -> Box<dyn Reboot> {
+    let flush = Flush::new(flush_first);
     let systemd = || Box::new(Systemd::new(roots)) as Box<dyn Reboot>;
     let syscall = || {
         Box::new(Syscall {
             realm: Realm::Machine(roots.proc.clone()),
+            flush: flush.clone(),
         }) as Box<dyn Reboot>
     };
     let ways = match method {
@@ -89,6 +98,7 @@ pub fn for_machine(method: &RebootMethod, roots: &Roots) -> Box<dyn Reboot> {
     };
     Box::new(ThroughFirmware {
         roots: roots.clone(),
+        flush: flush.clone(),
         ways,
     })
 }
@@ -102,6 +112,7 @@ pub fn for_virtual_node(method: &RebootMethod, node: &VirtualNode) -> Box<dyn Re
         }),
         RebootMethod::Syscall => Box::new(Syscall {
             realm: Realm::Sandbox,
+            flush: Flush::new(Vec::new()),
         }),
         RebootMethod::Command(path) => Box::new(Command { path: path.clone() }),
     }
@@ -112,6 +123,7 @@ pub fn for_virtual_node(method: &RebootMethod, node: &VirtualNode) -> Box<dyn Re
 #[derive(Debug)]
 struct ThroughFirmware {
     roots: Roots,
+    flush: Flush,
     ways: Vec<Box<dyn Reboot>>,
 }
 
@@ -122,7 +134,7 @@ impl Reboot for ThroughFirmware {
         if syscall::Namespace::of(Path::new("/proc/self")).is_ok_and(|own| own.is_first()) {
             kexec::unload(&self.roots.sys)?;
         }
-        rustix::fs::sync();
+        self.flush.flush().await;
         let mut tried = Vec::new();
         for way in &self.ways {
             match way.reboot().await {
@@ -156,6 +168,9 @@ impl RebootError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -194,6 +209,7 @@ mod tests {
         };
         let way = ThroughFirmware {
             roots: roots(dir.path()),
+            flush: Flush::new(Vec::new()),
             ways: vec![file("no/1"), file("2"), file("3")],
         };
         way.reboot().await.unwrap();
@@ -210,6 +226,7 @@ mod tests {
         };
         let way = ThroughFirmware {
             roots: roots(dir.path()),
+            flush: Flush::new(Vec::new()),
             ways: vec![file("no/1"), file("no/2")],
         };
         let message = way.reboot().await.unwrap_err().to_string();
@@ -217,6 +234,33 @@ mod tests {
             message.contains("no/1") && message.contains("no/2"),
             "{message}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_file_system_that_hangs_does_not_hold_up_the_reboot() {
+        let dir = tempfile::tempdir().unwrap();
+        // The sync ends when the test does, or by itself when it is waited for.
+        let (hold, end) = std::sync::mpsc::channel::<()>();
+        let end = std::sync::Mutex::new(end);
+        let ended = Arc::new(AtomicBool::new(false));
+        let says = Arc::clone(&ended);
+        let way = ThroughFirmware {
+            roots: roots(dir.path()),
+            flush: Flush {
+                limit: Duration::from_millis(10),
+                sync: Arc::new(move || {
+                    let _ = end.lock().unwrap().recv_timeout(LIMIT);
+                    says.store(true, Ordering::SeqCst);
+                }),
+            },
+            ways: vec![Box::new(RequestFile {
+                path: dir.path().join("request"),
+            })],
+        };
+        way.reboot().await.unwrap();
+        assert!(dir.path().join("request").exists());
+        assert!(!ended.load(Ordering::SeqCst), "the sync was waited for");
+        drop(hold);
     }
 
     #[tokio::test]

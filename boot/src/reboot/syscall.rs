@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use rustix::system::RebootCommand;
 
+use super::flush::Flush;
 use super::{Reboot, RebootError};
 
 /// What the system call may reboot.
@@ -24,11 +25,12 @@ pub enum Realm {
     Sandbox,
 }
 
-/// reboot(2), after everything has been written to disk.
+/// reboot(2), after everything has been written to disk that can be in seconds.
 #[derive(Clone, Debug)]
 pub struct Syscall {
     /// What it may reboot.
     pub realm: Realm,
+    pub(super) flush: Flush,
 }
 
 #[async_trait]
@@ -38,7 +40,7 @@ impl Reboot for Syscall {
             tried: format!("reboot(2): {why}"),
         };
         self.allowed().map_err(failed)?;
-        rustix::fs::sync();
+        self.flush.flush().await;
         rustix::system::reboot(RebootCommand::Restart).map_err(|e| failed(e.to_string()))
     }
 }

@@ -290,7 +290,9 @@ fn machine(args: &Args) -> (Hardware, Arc<dyn Reboot>) {
         );
     }
     let roots = Roots::under(&args.host_root);
-    let rebooter = reboot::for_machine(&args.reboot, &roots);
+    let matters = [args.state_dir.as_deref(), args.grubenv.parent()];
+    let matters = matters.into_iter().flatten().map(Path::to_path_buf);
+    let rebooter = reboot::for_machine(&args.reboot, &roots, matters.collect());
     let host = RealMachine::new(roots, args.slot_a.clone(), args.slot_b.clone());
     let loader = match &args.boot_loader {
         BootLoader::Grub => Loader::Given(Arc::new(Grub::new(&args.grubenv))),
