@@ -11,7 +11,8 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use tempfile::TempDir;
@@ -37,6 +38,13 @@ const CLUSTER: [&str; 5] = ["nsenter", "ip", "busybox", "strip", "pkg-config"];
 
 /// Notes what it was called with.
 const NOTED: &str = r#"echo "${0##*/} $*" >> "$0.calls""#;
+
+/// A program that is still open for writing cannot be run (`ETXTBSY`), and what another test starts at
+/// that moment holds it open until its own exec. So no test starts anything while one writes.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A machine with everything: its programs in one folder, its user's cache in another.
 struct Machine(TempDir);
@@ -76,6 +84,7 @@ impl Machine {
 
     fn program(&self, name: &str, script: &str) {
         let path = self.programs().join(name);
+        let _alone = alone();
         fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
@@ -106,11 +115,8 @@ impl Machine {
 
     fn setup_with(&self, what: &str, environment: &[(&str, &str)]) -> Ended {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("setup.sh");
-        let Output {
-            status,
-            stdout,
-            stderr,
-        } = Command::new("/bin/bash")
+        let mut command = Command::new("/bin/bash");
+        command
             .arg(script)
             .args(Some(what).filter(|what| !what.is_empty()))
             .env_clear()
@@ -118,8 +124,19 @@ impl Machine {
             .env("HOME", self.0.path())
             .env("XDG_CACHE_HOME", self.cache())
             .envs(environment.iter().copied())
-            .output()
-            .unwrap();
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        // Returns when the exec is done.
+        let child = {
+            let _alone = alone();
+            command.spawn().unwrap()
+        };
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = child.wait_with_output().unwrap();
         Ended {
             code: status.code(),
             out: String::from_utf8(stdout).unwrap(),
