@@ -391,12 +391,11 @@ impl<'a> Judge<'a, '_> {
 
     /// A node of the control plane that waits, and for which other one.
     fn behind_control_plane(&self) -> Option<(String, String)> {
-        let held = self
+        let mut held = self
             .team
             .iter()
             .filter(|n| matches!(n.place, Place::Held(_)) && !n.is_down());
-        held.map(|n| n.node)
-            .find_map(|node| Some((node, self.control_plane.in_the_way_of(node)?)))
+        held.find_map(|n| Some((n.node, self.control_plane.in_the_way_of(n)?)))
             .map(|(node, other)| (node.name.clone(), other.to_owned()))
     }
 

@@ -1,6 +1,6 @@
 //! Who goes next.
 
-use std::{cell::RefCell, collections::BTreeSet};
+use std::{cell::RefCell, collections::BTreeMap};
 
 use monok8s_api::{osupgrade::Drain, osupgradeprogress::Release};
 
@@ -21,36 +21,52 @@ pub fn first_gate(drain: &Drain) -> Release {
 /// `maxUnavailable` is, and whichever upgrades they are for.
 #[derive(Debug, Default)]
 pub struct ControlPlane<'a> {
-    busy: RefCell<BTreeSet<&'a str>>,
+    busy: RefCell<BTreeMap<&'a str, Busy>>,
+}
+
+/// How a node of the control plane keeps others back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Busy {
+    /// It is up and between two hops: others do not begin before it has ended. Of several such nodes
+    /// the first by name goes on.
+    Midway,
+    /// It is down, or may be any moment.
+    Down,
 }
 
 impl<'a> ControlPlane<'a> {
     /// As the objects show it.
     pub fn of(index: &'a Index, teams: &[Vec<NodeCase<'a>>]) -> Self {
-        let troubled = index
-            .nodes()
-            .filter(|n| n.control_plane)
-            .filter(|n| !n.ready || index.progresses_of(&n.name).any(Progress::has_place));
         let placed = teams
             .iter()
             .flatten()
-            .filter(|n| n.node.control_plane && n.holds_place());
-        let busy = troubled.chain(placed.map(|n| n.node));
+            .filter(|n| n.node.control_plane && n.holds_place())
+            .map(|n| (n.node.name.as_str(), Busy::Midway));
+        let down = index
+            .nodes()
+            .filter(|n| n.control_plane)
+            .filter(|n| !n.ready || index.progresses_of(&n.name).any(Progress::has_place))
+            .map(|n| (n.name.as_str(), Busy::Down));
         Self {
-            busy: RefCell::new(busy.map(|n| n.name.as_str()).collect()),
+            busy: RefCell::new(placed.chain(down).collect()),
         }
     }
 
     /// The node that this one has to wait for.
-    pub fn in_the_way_of(&self, node: &Node) -> Option<&'a str> {
+    pub fn in_the_way_of(&self, case: &NodeCase<'_>) -> Option<&'a str> {
+        let node = case.node;
         let busy = self.busy.borrow();
-        let other = busy.iter().find(|name| **name != node.name).copied();
+        let waits_for = |name: &str, busy: Busy| {
+            name != node.name && (busy == Busy::Down || !case.midway || name < node.name.as_str())
+        };
+        let mut others = busy.iter().filter(|(name, busy)| waits_for(name, **busy));
+        let other = others.next().map(|(name, _)| *name);
         other.filter(|_| node.control_plane)
     }
 
     fn take(&self, node: &'a Node) {
         if node.control_plane {
-            self.busy.borrow_mut().insert(&node.name);
+            self.busy.borrow_mut().insert(&node.name, Busy::Down);
         }
     }
 }
@@ -101,7 +117,7 @@ pub fn choose<'a>(
                 continue;
             }
             let taken = if node.midway { &mut down } else { &mut places };
-            if *taken >= max || control_plane.in_the_way_of(node.node).is_some() {
+            if *taken >= max || control_plane.in_the_way_of(node).is_some() {
                 continue;
             }
             *taken += 1;
