@@ -473,6 +473,76 @@ fn with_nowhere_else_the_pods_go_down_with_their_node() {
 }
 
 #[test]
+fn a_drain_that_began_is_not_cut_short_when_the_other_nodes_go_away() {
+    let cordon: Act = |fleet| fleet.cordon_by_hand("z", true);
+    let blink: Act = |fleet| fleet.set_ready("z", false);
+    for (leave, on_deadline) in [
+        (cordon, OnDeadline::Abort),
+        (blink, OnDeadline::Abort),
+        (cordon, OnDeadline::Force),
+    ] {
+        let mut fleet = Fleet::of(1, "v1.34.1");
+        fleet.add_node("z", "v1.35.1");
+        fleet.label("z", "monok8s.io/managed", "false");
+        let mut fleet = started(fleet);
+        drain(&mut fleet, |drain| {
+            drain.on_deadline = on_deadline;
+            drain.deadline = GoDuration::from_secs(60);
+        });
+        fleet.add_pod("guarded", "n00000", &json!({}));
+        fleet
+            .refused
+            .insert("guarded".into(), "the budget: no".into());
+        let name = staged(&mut fleet, "n00000");
+        pass(&mut fleet, 5);
+        leave(&mut fleet);
+        pass(&mut fleet, 50);
+        assert_eq!(release(&fleet, &name), Release::Stage);
+        assert!(
+            message(&fleet).contains("until another node is Ready and schedulable"),
+            "{}",
+            message(&fleet)
+        );
+        pass(&mut fleet, 10);
+        let ending = match on_deadline {
+            OnDeadline::Force => Release::Reboot,
+            _ => Release::Hold,
+        };
+        assert_eq!(release(&fleet, &name), ending, "{on_deadline:?}");
+    }
+}
+
+#[test]
+fn a_drain_that_nobody_drives_any_more_leaves_no_cordon() {
+    let acts: [Act; 2] = [
+        |fleet| {
+            let name = fleet.progress_of("n00000").name_any();
+            fleet.touch(&name, |p| p.spec.cancel = true);
+        },
+        // kubectl delete --cascade=orphan
+        |fleet| {
+            let name = fleet.progress_of("n00000").name_any();
+            fleet.touch(&name, |p| p.metadata.owner_references = None);
+            fleet.upgrades.remove("up");
+        },
+    ];
+    for act in acts {
+        let mut fleet = started(Fleet::of(2, "v1.34.1"));
+        fleet.add_pod("guarded", "n00000", &json!({}));
+        fleet
+            .refused
+            .insert("guarded".into(), "the budget: no".into());
+        let name = staged(&mut fleet, "n00000");
+        pass(&mut fleet, 3);
+        assert!(fleet.is_cordoned("n00000"));
+        act(&mut fleet);
+        pass(&mut fleet, 3);
+        assert!(!fleet.is_cordoned("n00000"));
+        assert_eq!(release(&fleet, &name), Release::Stage);
+    }
+}
+
+#[test]
 fn two_nodes_are_never_emptied_into_each_other() {
     let mut fleet = Fleet::of(2, "v1.34.1");
     for node in ["n00000", "n00001"] {
@@ -684,6 +754,22 @@ fn the_control_plane_goes_one_at_a_time() {
     fleet.run(|_| Fate::Well);
     assert_eq!(fleet.status("up").phase, UpgradePhase::Completed);
     assert_eq!(fleet.status("other").phase, UpgradePhase::Completed);
+}
+
+#[test]
+fn nodes_of_the_control_plane_between_two_hops_do_not_wait_for_each_other() {
+    let mut fleet = Fleet::of(2, "v1.33.1");
+    fleet.apply("up", spec("v1.35.1", &VERSIONS));
+    fleet.amend("up", |s| s.rollout.max_unavailable = IntOrString::Int(2));
+    fleet.settle();
+    for node in ["n00000", "n00001"] {
+        let name = fleet.progress_of(node).name_any();
+        fleet.finish(&name, ProgressPhase::Completed, "");
+        fleet.report(node, "v1.34.6", None);
+        fleet.label(node, CONTROL_PLANE, "");
+    }
+    fleet.run(|_| Fate::Well);
+    assert_eq!(fleet.status("up").summary.as_deref(), Some("2/2"));
 }
 
 #[test]

@@ -128,6 +128,8 @@ pub enum Held {
     ControlPlane(String),
     /// No other node takes its pods, until this one is back.
     NowhereElse(String),
+    /// The last other node that took pods went away while this one was being emptied.
+    NoneLeft,
     /// `podSelector` cannot be read.
     Selector,
 }
@@ -301,8 +303,13 @@ pub fn decide(look: &Look<'_>) -> Decision {
         let drain = look.rules.map(|r| &r.drain);
         if let Some(drain) = drain.filter(|_| begun) {
             let (late, due) = deadline(look, drain);
-            if late && drain.on_deadline == OnDeadline::Abort {
-                decision.next = Move::Abort;
+            match drain.on_deadline {
+                OnDeadline::Abort if late => decision.next = Move::Abort,
+                // Its pods end all the same.
+                OnDeadline::Force if late && held == Some(&Held::NoneLeft) => {
+                    decision.next = Move::Reboot { checked: false };
+                }
+                OnDeadline::Abort | OnDeadline::Force | OnDeadline::Wait => {}
             }
             decision.look_again_at = due;
         }
@@ -397,7 +404,11 @@ fn is_overdue(ending: &Ending, look: &Look<'_>, rules: &Rules) -> bool {
     overdue_at(ending, look, rules) <= look.now.clock
 }
 
+/// A grace period of 0 would take the pod off the API server while its containers still run, and
+/// its successor would run beside them: it gets the shortest that the kubelet sees to.
 fn asked(pod: &Pod, grace: Option<i64>, forced: bool) -> Asked {
+    let own = pod.grace_period.filter(|own| *own == 0);
+    let grace = grace.or(own).map(|grace| grace.max(1));
     Asked {
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),

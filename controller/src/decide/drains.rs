@@ -159,10 +159,12 @@ impl<'a> Drains<'a, '_> {
                 })
             } else if let Some(other) = self.other_control_plane(staged, &plan.drain) {
                 Some(Held::ControlPlane(other))
-            } else if elsewhere {
+            } else if elsewhere || !rollout.drain.enabled {
                 None
+            } else if let Some(other) = self.soon_back(staged, &plan.drain) {
+                Some(Held::NowhereElse(other))
             } else {
-                self.soon_back(staged, &plan.drain).map(Held::NowhereElse)
+                self.is_cut_short(staged).then_some(Held::NoneLeft)
             };
             if held.is_none() {
                 free -= 1;
@@ -177,7 +179,7 @@ impl<'a> Drains<'a, '_> {
                 elsewhere,
                 now: self.now,
             });
-            if decision.next == Move::Cordon {
+            if matches!(decision.next, Move::Cordon | Move::Reboot { .. }) {
                 *open = open.saturating_sub(itself);
             }
             let held = held.or(rules.is_none().then_some(Held::Selector));
@@ -221,6 +223,14 @@ impl<'a> Drains<'a, '_> {
             .map(|n| n.name.clone())
     }
 
+    /// Whether a drain that has begun lost the last other node that took pods. Its pods were promised
+    /// their budgets: a node that blinks, or that somebody cordons, does not end that. Two drains
+    /// that have begun beside each other would wait for each other, though.
+    fn is_cut_short(&self, staged: &Staged<'_>) -> bool {
+        let mut others = self.index.nodes().filter(|n| n.name != staged.node.name);
+        staged.has_begun() && !others.any(|n| n.ready && n.cordoned_for.is_some())
+    }
+
     /// Another node that takes no pods now and will again without anybody's doing.
     fn soon_back(&self, staged: &Staged<'_>, work: &DrainWork) -> Option<String> {
         self.index
@@ -233,13 +243,29 @@ impl<'a> Drains<'a, '_> {
     /// Whether another node goes down, or is emptied, before this one is. Of two that are emptied
     /// already the first by name goes on, or each would wait for the other.
     fn goes_before(&self, other: &Node, staged: &Staged<'_>, work: &DrainWork) -> bool {
-        if self.index.progresses_of(&other.name).any(goes_down) {
+        if self.index.progresses_of(&other.name).any(goes_down)
+            || work.reboots.iter().any(|r| r.node == other.name)
+        {
             return true;
         }
         if staged.has_begun() && staged.node.name < other.name {
             return false;
         }
         other.cordoned_for.is_some() || work.cordons.iter().any(|c| c.node.name == other.name)
+    }
+
+    /// Whether the node of a progress is not being emptied for it any more: it is over or set back, or
+    /// it waits in vain for the end of a drain because it was cancelled or nobody drives it.
+    fn is_let_go(&self, progress: &Progress) -> bool {
+        let gate = progress.object.spec.release;
+        let driven = match &progress.origin {
+            Origin::Controller { upgrade, .. } => {
+                self.cases.iter().any(|c| c.upgrade.uid() == upgrade)
+            }
+            Origin::HandMade => false,
+        };
+        let stopped = progress.object.spec.cancel || progress.is_being_deleted() || !driven;
+        progress.is_over() || gate == Release::Hold || (gate == Release::Stage && stopped)
     }
 
     fn uncordon(&self, work: &mut DrainWork) {
@@ -251,8 +277,7 @@ impl<'a> Drains<'a, '_> {
                 .index
                 .progresses_of(&node.name)
                 .find(|p| p.object.metadata.uid.as_deref() == Some(uid));
-            let over =
-                progress.is_none_or(|p| p.is_over() || p.object.spec.release == Release::Hold);
+            let over = progress.is_none_or(|p| self.is_let_go(p));
             if over {
                 work.uncordons.push(Uncordon {
                     node: NodeSeen::of(node),
@@ -280,6 +305,10 @@ fn held_words(held: &Held) -> String {
         ),
         Held::NowhereElse(other) => {
             format!("for {other} to come back: until then there is no other node for its pods")
+        }
+        Held::NoneLeft => {
+            "until another node is Ready and schedulable: the last one went away in the middle"
+                .to_owned()
         }
         Held::Selector => "because rollout.drain.podSelector cannot be read: correct it".to_owned(),
     }

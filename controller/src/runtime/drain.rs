@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::{
     watches::Shared,
-    writer::{Outcome, WriteError, Writer},
+    writer::{Outcome, RELEASE_WITHIN, WriteError, Writer},
 };
 use crate::{
     decide::{
@@ -56,8 +56,16 @@ impl Drainer {
         }
     }
 
-    /// Carries the work out. Whatever fails is decided anew.
-    pub(super) async fn act(&self, writer: &Writer, mut work: DrainWork, outcome: &mut Outcome) {
+    /// Carries the work out. Whatever fails is decided anew. Like every release, a reboot rests on a
+    /// count of what is down that is out of date once anything turned out otherwise, or time has
+    /// passed since the plan was made (`planned_at`).
+    pub(super) async fn act(
+        &self,
+        writer: &Writer,
+        mut work: DrainWork,
+        planned_at: Duration,
+        outcome: &mut Outcome,
+    ) {
         let uids = work.going_on.iter().map(String::as_str);
         self.shared
             .amend(|index, clock| index.drains_go_on(uids, clock, Timestamp::now()));
@@ -74,6 +82,14 @@ impl Drainer {
                 tracing::info!(node = uncordon.node.name, lifted, "the drain is over");
             }
         }
+        for reboot in &work.reboots {
+            let age = self.shared.now().clock.saturating_sub(planned_at);
+            if age > RELEASE_WITHIN || !outcome.is_final() {
+                outcome.left_out = true;
+                break;
+            }
+            self.reboot(writer, reboot, outcome).await;
+        }
         if work.asks.len() > A_ROUND {
             work.asks.truncate(A_ROUND);
             outcome.left_out = true;
@@ -81,9 +97,6 @@ impl Drainer {
         stream::iter(work.asks)
             .for_each_concurrent(AT_ONCE, async |ask| self.ask(writer, &ask).await)
             .await;
-        for reboot in &work.reboots {
-            self.reboot(writer, reboot, outcome).await;
-        }
     }
 
     async fn cordon(&self, writer: &Writer, cordon: &Cordon) -> Result<(), WriteError> {

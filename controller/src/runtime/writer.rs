@@ -29,7 +29,7 @@ const AT_ONCE: usize = 8;
 /// How long one request may take.
 const LIMIT: Duration = Duration::from_secs(15);
 /// How old a plan may be when its releases go out.
-const RELEASE_WITHIN: Duration = Duration::from_secs(1);
+pub(super) const RELEASE_WITHIN: Duration = Duration::from_secs(1);
 
 /// How a plan went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -178,7 +178,9 @@ impl Writer {
             (p.name_any(), writer.create(&p).await)
         })
         .await;
-        self.drainer.act(self, plan.drain, &mut outcome).await;
+        self.drainer
+            .act(self, plan.drain, planned_at, &mut outcome)
+            .await;
         for notice in &plan.notices {
             if self.may_write() {
                 self.publisher.publish(notice);
