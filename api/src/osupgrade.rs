@@ -264,7 +264,8 @@ pub struct Drain {
     pub delete_unmanaged: bool,
 
     /// Seconds that every pod has to end, in place of its own terminationGracePeriodSeconds. From 0
-    /// to 86400. Default: each pod's own.
+    /// to 86400; 0 counts as 1, because a pod that is taken off at once would still run. Default: each
+    /// pod's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 86_400))]
     pub grace_period_seconds: Option<i64>,
