@@ -11,7 +11,8 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use tempfile::TempDir;
@@ -34,6 +35,13 @@ printf '#!/bin/sh\n' > "$out"
 /bin/chmod +x "$out"
 "#;
 
+/// A program that is still open for writing cannot be run (`ETXTBSY`), and what another test starts at
+/// that moment holds it open until its own exec. So no test starts anything while one writes.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A machine: a folder for each place that programs are looked for in.
 struct Machine(TempDir);
 
@@ -52,6 +60,7 @@ impl Machine {
 
     fn program(&self, place: &str, name: &str, script: &str) {
         let path = self.place(place).join(name);
+        let _alone = alone();
         fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
@@ -65,13 +74,20 @@ impl Machine {
     }
 
     fn assets(&self) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_sandbox"))
+        let mut sandbox = Command::new(env!("CARGO_BIN_EXE_sandbox"));
+        sandbox
             .arg("assets")
             .env("KUBEBUILDER_ASSETS", self.place("assets"))
             .env("PATH", self.place("path"))
             .env("XDG_CACHE_HOME", self.place("cache"))
-            .output()
-            .unwrap()
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let started = {
+            let _alone = alone();
+            sandbox.spawn().unwrap()
+        };
+        started.wait_with_output().unwrap()
     }
 
     /// The last four lines: where the programs are.
