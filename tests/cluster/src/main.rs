@@ -95,7 +95,9 @@ async fn act(action: Action) -> Result<ExitCode> {
         }
         Action::Assets => assets().await?,
         // There may be more than one to end.
-        Action::Order(Order::Down) => down().await?,
+        Action::Order(Order::Down) => {
+            Instance::down_all([Instance::real(), Instance::real_demo()]).await?;
+        }
         Action::Order(order) => {
             let up = [Instance::real(), Instance::real_demo()];
             let up = up.iter().find(|instance| instance.folder().exists());
@@ -141,20 +143,6 @@ async fn up() -> Result<()> {
         "\nA catalog of images for them is in {}.",
         catalog.display()
     );
-    Ok(())
-}
-
-async fn down() -> Result<()> {
-    let mut any = false;
-    for instance in [Instance::real(), Instance::real_demo()] {
-        if instance.down().await? {
-            println!("ended {}", instance.folder().display());
-            any = true;
-        }
-    }
-    if !any {
-        println!("nothing is up");
-    }
     Ok(())
 }
 

@@ -180,6 +180,21 @@ impl Instance {
         Ok(true)
     }
 
+    /// Ends those of these that are up, and says so at a prompt.
+    pub async fn down_all(instances: impl IntoIterator<Item = Self>) -> Result<()> {
+        let mut any = false;
+        for instance in instances {
+            if instance.down().await? {
+                println!("ended {}", instance.folder().display());
+                any = true;
+            }
+        }
+        if !any {
+            println!("nothing is up");
+        }
+        Ok(())
+    }
+
     /// For a supervisor that does not take orders, because it is still starting or hangs.
     fn terminate(&self) -> Result<()> {
         let text = fs::read_to_string(self.lock_path()).context("cannot read the lock")?;

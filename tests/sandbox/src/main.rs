@@ -75,7 +75,9 @@ async fn run(action: Action) -> Result<ExitCode> {
         Action::Assets => assets().await?,
         Action::BenchWatches => bench::run().await?,
         // There may be more than the demo to end.
-        Action::Order(Order::Down) => down().await?,
+        Action::Order(Order::Down) => {
+            Instance::down_all([Instance::demo(), Instance::control_plane()]).await?;
+        }
         Action::Order(order) => Instance::demo().order(&order).await?,
         Action::Supervise { folder } => supervise(&folder).await?,
     }
@@ -117,19 +119,5 @@ async fn control_plane() -> Result<()> {
     println!("\nThe control plane is up; `make down` ends it.\n");
     println!("export KUBECONFIG={}", up.kubeconfig.display());
     println!("{} get namespaces", up.kubectl.display());
-    Ok(())
-}
-
-async fn down() -> Result<()> {
-    let mut any = false;
-    for instance in [Instance::demo(), Instance::control_plane()] {
-        if instance.down().await? {
-            println!("ended {}", instance.folder().display());
-            any = true;
-        }
-    }
-    if !any {
-        println!("nothing is up");
-    }
     Ok(())
 }
