@@ -169,16 +169,16 @@ impl Pods {
         .unwrap();
     }
 
-    /// The newest progress of that node.
-    async fn progress_of(&self, node: &str) -> OSUpgradeProgress {
+    /// The progress of that node to that version.
+    async fn progress_of(&self, node: &str, version: &str) -> OSUpgradeProgress {
         let all = self
             .cluster
             .progresses()
             .list(&ListParams::default())
             .await
             .unwrap();
-        let of_node = all.items.into_iter().filter(|p| p.spec.node_name == node);
-        of_node.max_by_key(ResourceExt::creation_timestamp).unwrap()
+        let wanted = |p: &OSUpgradeProgress| p.spec.node_name == node && p.spec.version == version;
+        all.items.into_iter().find(wanted).unwrap()
     }
 }
 
@@ -218,6 +218,7 @@ async fn a_node_is_emptied_when_its_budgets_allow_it_and_let_go_afterwards() {
     .await
     .unwrap();
     assert!(pods.has("web").await);
+    pods.cluster.told_until("up", "DrainBlocked").await;
     let events = pods.cluster.events("up").await;
     let event = events.iter().find(|(reason, _)| reason == "DrainBlocked");
     let note = &event.expect("an Event").1;
@@ -237,7 +238,10 @@ async fn a_node_is_emptied_when_its_budgets_allow_it_and_let_go_afterwards() {
     pods.until_told("up", &["n0 is drained since", "waits until it is Ready"])
         .await;
     pods.unprotect("web").await;
-    assert_eq!(pods.progress_of("n0").await.spec.release, Release::Stage);
+    assert_eq!(
+        pods.progress_of("n0", "v1.35.1").await.spec.release,
+        Release::Stage
+    );
     pods.set_ready("n0", true).await;
 
     pods.cluster.until_phase_is("up", "Completed").await;
@@ -263,8 +267,7 @@ async fn a_drain_cannot_wedge() {
     pods.cluster.apply("up", spec("v1.35.1", &json!({}))).await;
     pods.cluster.until_phase_is("up", "Completed").await;
     assert!(pods.has("web").await, "it went down with the node");
-    let told = |events: &[(String, String)], word: &str| events.iter().any(|(r, _)| r == word);
-    assert!(told(&pods.cluster.events("up").await, "PodsGoDown"));
+    pods.cluster.told_until("up", "PodsGoDown").await;
     pods.until_let_go("n0").await;
 
     pods.cluster.add_node("n1", "v1.35.2").await;
@@ -273,7 +276,7 @@ async fn a_drain_cannot_wedge() {
     pods.cluster.apply("up", spec("v1.35.2", &drain)).await;
     pods.cluster.until_phase_is("up", "Failed").await;
     pods.until_let_go("n0").await;
-    let progress = pods.progress_of("n0").await;
+    let progress = pods.progress_of("n0", "v1.35.2").await;
     assert_eq!(progress.spec.release, Release::Hold);
     let upgrade = pods.cluster.upgrades().get("up").await.unwrap();
     let failure = upgrade.status.unwrap().failures.remove(0);
@@ -284,7 +287,7 @@ async fn a_drain_cannot_wedge() {
         failure.message
     );
     assert!(pods.has("web").await && pods.has("lonely").await);
-    assert!(told(&pods.cluster.events("up").await, "DrainTimedOut"));
+    pods.cluster.told_until("up", "DrainTimedOut").await;
 
     // Tried again without a deadline's end: the unmanaged pod is named, then allowed to go.
     let drain = json!({"deadline": "3s", "onDeadline": "Wait"});
