@@ -9,11 +9,11 @@ use rustls::{
 
 use crate::{
     credentials::Credentials,
+    file_roots::FileRoots,
     policy::Policy,
     rate::Floor,
     resolver::{GuardedResolver, Lookup, SystemLookup},
     retry::Backoff,
-    source::FileRoots,
     url::SourceUrl,
 };
 

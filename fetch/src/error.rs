@@ -155,11 +155,21 @@ pub enum Fault {
         what: String,
     },
     /// Bytes that are not what their digest says.
-    #[error("the registry's {what} does not have the digest it was asked for by")]
+    #[error(
+        "the registry's {what} is another one than was asked for: expected {expected}, got {found}; \
+         push it anew, or look at the caches between"
+    )]
     WrongDigest {
         /// What.
         what: &'static str,
+        /// The digest it was asked for by.
+        expected: String,
+        /// The digest of what came.
+        found: String,
     },
+    /// The caller says so: a checksum did not match.
+    #[error("it is not the file that was promised")]
+    NotAsPromised,
     /// The certificate's time and this machine's disagree.
     #[error(
         "the server's certificate {which} by this machine's clock, which shows {clock}; \
@@ -215,6 +225,9 @@ pub enum Change {
     /// serve the same file.
     #[error("another source, not proven to hold the same file")]
     OtherSource,
+    /// The file did not: what was made of it is of no use to the caller.
+    #[error("what was read of it is not wanted")]
+    Unwanted,
 }
 
 impl Fault {
@@ -229,6 +242,7 @@ impl Fault {
             | Self::NotAFile
             | Self::NotAnArtifact { .. }
             | Self::WrongDigest { .. }
+            | Self::NotAsPromised
             | Self::UnexpectedStatus { .. }
             | Self::Protocol { .. }
             | Self::KeepsChanging { .. } => Kind::NotUsable,

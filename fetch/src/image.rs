@@ -4,13 +4,17 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::{
     client::Client,
-    error::{Change, Fault, FetchError, Progress},
+    digest,
+    error::{Change, Fault, FetchError, Kind, Progress},
+    identity::{FileIdentity, Identity, Resume},
+    platform::Platform,
     rate::{Bucket, FloorWatch, RateLimit},
-    resume::{Begun, Identity, Verdict},
+    resume::{Begun, Verdict},
     retry::{self, Trouble},
     source::{Answer, Artifact, Body, Question, Source},
     url::SourceUrl,
@@ -33,9 +37,12 @@ pub struct ImageRequest {
     /// flowed, which is at least [`Timing::floor`](crate::client::Timing::floor)'s on one
     /// connection. Default: 10 min.
     pub retry_for: Duration,
-    /// The platform to choose where a source has several, such as `linux/amd64`. Default: this
-    /// program's own.
-    pub platform: Option<String>,
+    /// The platform to choose where a source has several. Without it a name in a registry must
+    /// lead to a single image. Default: none.
+    pub platform: Option<Platform>,
+    /// Where an earlier run had got to. The source it was reading is asked first; whether the
+    /// stream goes on there is told by [`ImageBody::beginning`]. Default: at the first byte.
+    pub resume: Option<Resume>,
     /// A ceiling for the rate; the caller keeps a clone to change it. Default: none.
     pub rate: RateLimit,
     /// Told of retries, resumptions and sources given up, for logs and status. Called from
@@ -75,6 +82,25 @@ pub enum Event {
     },
 }
 
+/// Where a stream begins, or begins again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Beginning {
+    /// At the file's first byte, as asked.
+    First,
+    /// In the middle, where an earlier run had got to.
+    Resumed {
+        /// Offset of the first chunk, in bytes.
+        at: u64,
+    },
+    /// At the file's first byte: what there was of it is of no use.
+    StartedOver {
+        /// How many bytes there were.
+        instead_of: u64,
+        /// Why.
+        change: Change,
+    },
+}
+
 /// A stream under way.
 ///
 /// Time is the runtime's clock, which stands still while a machine sleeps; a node that was
@@ -86,17 +112,24 @@ pub struct ImageBody {
     /// The one being read.
     url: SourceUrl,
     source: Source,
-    platform: Option<String>,
+    platform: Option<Platform>,
     earlier: Vec<FetchError>,
     retry_for: Duration,
     observer: Option<Observer>,
     bucket: Bucket,
 
+    beginning: Beginning,
     /// The file being read, and the source that told so.
     file: Option<(SourceUrl, Identity)>,
+    /// Whether that is known from an earlier run alone.
+    earlier_run: bool,
+    /// Of a layer's bytes so far; none where they are not all seen.
+    layer_hash: Option<Sha256>,
     done: u64,
     /// Received and not yet handed out.
     pending: Bytes,
+    /// Of those, the first ones that were handed out before.
+    again: u64,
     state: State,
     trouble: Option<Ongoing>,
     changes: u32,
@@ -142,40 +175,112 @@ impl ImageRequest {
             mirrors: Vec::new(),
             retry_for: DEFAULT_RETRY_FOR,
             platform: None,
+            resume: None,
             rate: RateLimit::default(),
             observer: None,
         }
+    }
+
+    /// Whether an earlier run's place is of any use, and if so puts the source that it was reading
+    /// first: what was read there can be carried on there and hardly anywhere else.
+    fn usable(&mut self, resume: &Resume) -> Result<(), Change> {
+        if let Some(is) = resume.file.total.filter(|&total| total < resume.at) {
+            return Err(Change::Length { was: resume.at, is });
+        }
+        if resume.file.is_from(&self.url) {
+            return Ok(());
+        }
+        let mut mirrors = self.mirrors.iter();
+        let position = mirrors.position(|mirror| resume.file.is_from(mirror));
+        let mirror = self.mirrors.remove(position.ok_or(Change::OtherSource)?);
+        let first = std::mem::replace(&mut self.url, mirror);
+        self.mirrors.insert(0, first);
+        Ok(())
     }
 }
 
 impl Client {
     /// Opens a stream: returns once a source has answered with the file.
+    ///
+    /// With [`ImageRequest::resume`] the stream goes on where the earlier run was only if a source
+    /// proves to have the same file; else it begins at the first byte, which is no error:
+    /// [`ImageBody::beginning`] tells before any byte is handed out. Where the earlier run had the
+    /// whole file, nothing is asked.
     pub async fn open(&self, request: ImageRequest) -> Result<ImageBody, FetchError> {
-        let mut body = ImageBody {
-            client: self.clone(),
-            sources: request.mirrors.into_iter(),
-            source: Source::of(&request.url, request.platform.as_deref()),
-            url: request.url,
-            platform: request.platform,
-            earlier: Vec::new(),
-            retry_for: request.retry_for,
-            observer: request.observer,
-            bucket: Bucket::new(request.rate),
-            file: None,
-            done: 0,
-            pending: Bytes::new(),
-            state: State::Idle,
-            trouble: None,
-            changes: 0,
-        };
+        let mut body = ImageBody::new(self.clone(), request);
         while matches!(body.state, State::Idle | State::Asking(_)) {
-            body.advance().await?;
+            match body.advance().await {
+                Ok(()) => {}
+                // Nothing has been handed out that would be void.
+                Err(error) if error.kind() == Kind::SourceChanged => body.start_over(),
+                Err(error) => return Err(error),
+            }
         }
         Ok(body)
     }
 }
 
 impl ImageBody {
+    fn new(client: Client, mut request: ImageRequest) -> Self {
+        let resume = request.resume.take().filter(|resume| resume.at > 0);
+        let (beginning, known) = match resume {
+            None => (Beginning::First, None),
+            Some(resume) => match request.usable(&resume) {
+                Ok(()) => (Beginning::Resumed { at: resume.at }, Some(resume)),
+                Err(change) => (
+                    Beginning::StartedOver {
+                        instead_of: resume.at,
+                        change,
+                    },
+                    None,
+                ),
+            },
+        };
+        let artifact = known
+            .as_ref()
+            .and_then(|known| known.file.artifact.as_ref());
+        let done = known.as_ref().map_or(0, |known| known.at);
+        let complete = known
+            .as_ref()
+            .is_some_and(|known| known.file.total == Some(known.at));
+        Self {
+            client,
+            source: Source::of(&request.url, request.platform.as_ref(), artifact),
+            sources: request.mirrors.into_iter(),
+            platform: request.platform,
+            earlier: Vec::new(),
+            retry_for: request.retry_for,
+            observer: request.observer,
+            bucket: Bucket::new(request.rate),
+            beginning,
+            earlier_run: known.is_some(),
+            file: known
+                .as_ref()
+                .map(|known| (request.url.clone(), known.file.as_identity())),
+            url: request.url,
+            layer_hash: None,
+            done,
+            pending: Bytes::new(),
+            again: 0,
+            state: if complete { State::Ended } else { State::Idle },
+            trouble: None,
+            changes: 0,
+        }
+    }
+
+    /// Where the first chunk lies in the file; after [`Self::start_over`] anew.
+    pub fn beginning(&self) -> &Beginning {
+        &self.beginning
+    }
+
+    /// What to keep with a checkpoint, so that a later run can go on: see
+    /// [`ImageRequest::resume`]. It changes when the stream starts over or goes on to another
+    /// source.
+    pub fn identity(&self) -> Option<FileIdentity> {
+        let (url, identity) = self.file.as_ref()?;
+        Some(FileIdentity::new(url, identity, self.artifact()))
+    }
+
     /// The next bytes, `None` at the end of the file; the file is then complete as far as the
     /// server's length tells. Whether it is the right one only its checksum tells.
     ///
@@ -186,9 +291,17 @@ impl ImageBody {
     pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, FetchError> {
         loop {
             if !self.pending.is_empty() {
+                // What the server sends again costs its part of the line too.
                 let taken = self.bucket.take(self.pending.len()).await;
-                let chunk = self.pending.split_to(taken);
-                self.done += taken as u64;
+                let mut chunk = self.pending.split_to(taken);
+                let again = self.again.min(taken as u64);
+                self.again -= again;
+                // Not longer than `chunk`, so it fits.
+                let _ = chunk.split_to(usize::try_from(again).unwrap_or(taken));
+                if chunk.is_empty() {
+                    continue;
+                }
+                self.done += chunk.len() as u64;
                 return Ok(Some(chunk));
             }
             if matches!(self.state, State::Ended) {
@@ -201,12 +314,43 @@ impl ImageBody {
     /// After [`Fault::SourceChanged`]: the next chunk is the file's first. Sources given up stay
     /// given up, and a file that changes again and again is given up too.
     pub fn start_over(&mut self) {
-        if !matches!(self.state, State::Failed(_)) {
-            self.done = 0;
-            self.file = None;
-            self.pending = Bytes::new();
-            self.state = State::Idle;
+        let change = match &self.state {
+            State::Failed(_) => return,
+            State::Changed(FetchError {
+                fault: Fault::SourceChanged(change),
+                ..
+            }) => change.clone(),
+            // On the caller's own account.
+            _ => Change::Unwanted,
+        };
+        self.restart(change);
+        self.state = State::Idle;
+    }
+
+    /// Gives up the source being read, since its file is not what was promised: a checksum told
+    /// that. Returns whether there is another source; the next chunk is then its file's first.
+    pub fn reject_source(&mut self) -> bool {
+        if matches!(self.state, State::Failed(_)) {
+            return false;
         }
+        let next = self.give_up(Fault::NotAsPromised).is_ok();
+        if next {
+            self.restart(Change::OtherSource);
+        }
+        next
+    }
+
+    fn restart(&mut self, change: Change) {
+        self.beginning = Beginning::StartedOver {
+            instead_of: self.done,
+            change,
+        };
+        self.done = 0;
+        self.file = None;
+        self.earlier_run = false;
+        self.layer_hash = None;
+        self.pending = Bytes::new();
+        self.again = 0;
     }
 
     /// Bytes handed out, and the file's length when known.
@@ -269,6 +413,7 @@ impl ImageBody {
                 identity,
                 done: self.done,
                 same_source: *from == self.url,
+                earlier_run: self.earlier_run,
             });
         match answer.judge(begun) {
             Verdict::Fault(fault) => self.bear(fault),
@@ -276,7 +421,10 @@ impl ImageBody {
             Verdict::Read { skip, identity } => {
                 let complete = identity.total == Some(self.done);
                 self.file = Some((self.url.clone(), identity));
-                if self.done > 0 {
+                self.earlier_run = false;
+                if self.done == 0 {
+                    self.layer_hash = self.artifact().map(|_| Sha256::default());
+                } else {
                     self.tell(&Event::Resumed {
                         url: self.url.clone(),
                         at: self.done,
@@ -300,11 +448,11 @@ impl ImageBody {
     }
 
     fn take_bytes(&mut self, received: Option<Bytes>) -> Result<(), FetchError> {
+        let total = self.progress().total;
         let State::Reading(reading) = &mut self.state else {
             return Ok(());
         };
-        let total = self.file.as_ref().and_then(|(_, file)| file.total);
-        let Some(mut bytes) = received else {
+        let Some(bytes) = received else {
             let missing = reading.skip;
             return match total {
                 Some(_) => self.bear(Fault::Truncated),
@@ -319,14 +467,10 @@ impl ImageBody {
                 }),
             };
         };
-        let skipped = reading.skip.min(bytes.len() as u64);
-        reading.skip -= skipped;
-        // Not longer than `bytes`, so it fits.
-        let _ = bytes.split_to(usize::try_from(skipped).unwrap_or(bytes.len()));
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let new = bytes.len() as u64;
+        let length = bytes.len() as u64;
+        let again = reading.skip.min(length);
+        reading.skip -= again;
+        let new = length - again;
         reading.new = reading.new.saturating_add(new);
         // A trickle below the floor does not end the trouble: else it could go on for ever.
         let flows = reading.new >= self.client.timing.floor.bytes;
@@ -334,14 +478,46 @@ impl ImageBody {
         if let Some(was) = total.filter(|&total| reached > total) {
             return self.change(Change::Length { was, is: reached });
         }
+        if let Some(hash) = &mut self.layer_hash {
+            // Not longer than `bytes`, so it fits.
+            hash.update(&bytes[usize::try_from(again).unwrap_or(bytes.len())..]);
+        }
         self.pending = bytes;
+        self.again = again;
         if flows {
             self.trouble = None;
         }
         if total == Some(reached) {
-            self.state = State::Ended;
+            self.end();
         }
         Ok(())
+    }
+
+    /// What follows the last byte: a layer must have the digest that it was asked for by.
+    ///
+    /// That is seen only where all its bytes pass, which those of an earlier run do not; then the
+    /// image's own checksum, which covers every byte in any case, is alone.
+    fn end(&mut self) {
+        self.state = State::Ended;
+        let (Some(hash), Some(artifact)) = (self.layer_hash.take(), self.artifact()) else {
+            return;
+        };
+        let found = digest::finish(hash);
+        if found == artifact.layer {
+            return;
+        }
+        let fault = Fault::WrongDigest {
+            what: "layer",
+            expected: artifact.layer,
+            found,
+        };
+        let mut error = self.error(fault);
+        error.progress.done = artifact.size;
+        // The last bytes are still to be handed out; what is told then is kept in the state.
+        if self.next_source(error).is_ok() {
+            let change = Fault::SourceChanged(Change::OtherSource);
+            self.state = State::Changed(self.error(change));
+        }
     }
 
     /// Deals with a fault: plans another try, or goes on to the next source, or fails.
@@ -375,7 +551,10 @@ impl ImageBody {
 
     /// Goes on to the next source, or fails.
     fn give_up(&mut self, fault: Fault) -> Result<(), FetchError> {
-        let error = self.error(fault);
+        self.next_source(self.error(fault))
+    }
+
+    fn next_source(&mut self, error: FetchError) -> Result<(), FetchError> {
         self.state = State::Idle;
         self.trouble = None;
         if let Some(next) = self.sources.next() {
@@ -385,7 +564,7 @@ impl ImageBody {
                 next: next.clone(),
             });
             self.earlier.push(error);
-            self.source = Source::of(&next, self.platform.as_deref());
+            self.source = Source::of(&next, self.platform.as_ref(), None);
             self.url = next;
             self.changes = 0;
             return Ok(());

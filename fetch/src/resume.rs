@@ -7,17 +7,10 @@ use http::{
 
 use crate::{
     error::{Change, Fault},
+    identity::Identity,
     retry::retry_after,
     validators::Validators,
 };
-
-/// What is known of the file being read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Identity {
-    pub(crate) validators: Validators,
-    /// Length in bytes.
-    pub(crate) total: Option<u64>,
-}
 
 /// The file so far.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +20,10 @@ pub(crate) struct Begun<'a> {
     pub(crate) done: u64,
     /// Whether the answer is from the source that the identity is from.
     pub(crate) same_source: bool,
+    /// Whether an earlier run of the program read it. Between two tries of one run a file seldom
+    /// changes, and if equal lengths mislead the checksum tells; between two runs anything may
+    /// have happened, and starting over costs less than a checksum that does not match.
+    pub(crate) earlier_run: bool,
 }
 
 /// What to do with an answer.
@@ -42,40 +39,55 @@ pub(crate) enum Verdict {
 }
 
 /// Judges the answer to a request for a whole file (`begun` is `None`) or for the rest of one.
-pub(crate) fn judge(begun: Option<Begun<'_>>, status: StatusCode, headers: &HeaderMap) -> Verdict {
-    let validators = Validators::of(headers);
+/// `name` is what the file is known by whatever the header fields say: a layer by its digest.
+pub(crate) fn judge(
+    begun: Option<Begun<'_>>,
+    status: StatusCode,
+    headers: &HeaderMap,
+    name: Option<&Identity>,
+) -> Verdict {
+    let found = |total: Option<u64>| match name {
+        Some(name) => Identity {
+            total: total.or(name.total),
+            ..name.clone()
+        },
+        None => Identity {
+            validators: Validators::of(headers),
+            total,
+        },
+    };
     match (status, begun) {
         (StatusCode::OK, None) => Verdict::Read {
             skip: 0,
-            identity: Identity {
-                validators,
-                total: content_length(headers),
-            },
+            identity: found(content_length(headers)),
         },
-        (StatusCode::OK, Some(begun)) => carry_on(
-            begun,
-            begun.done,
-            false,
-            Identity {
-                validators,
-                total: content_length(headers),
-            },
-        ),
+        (StatusCode::OK, Some(begun)) => {
+            carry_on(begun, begun.done, false, found(content_length(headers)))
+        }
         (StatusCode::PARTIAL_CONTENT, Some(begun)) => match content_range(headers) {
             Some(Range::Part { first, total }) if first == begun.done => {
-                carry_on(begun, 0, true, Identity { validators, total })
+                carry_on(begun, 0, true, found(total))
             }
+            // What cannot be carried on may be had from its beginning all the same.
+            _ if begun.earlier_run => Verdict::Changed(Change::Unrecognisable),
             _ => Verdict::Fault(Fault::Protocol {
                 what: "another range than was asked for",
             }),
         },
         (StatusCode::RANGE_NOT_SATISFIABLE, Some(begun)) => match content_range(headers) {
+            // Nothing was missing but the length.
+            Some(Range::Unsatisfied { total: is })
+                if is == begun.done && begun.identity.total.is_none_or(|was| was == is) =>
+            {
+                carry_on(begun, 0, true, found(Some(is)))
+            }
             Some(Range::Unsatisfied { total: is }) if begun.identity.total != Some(is) => {
                 Verdict::Changed(Change::Length {
                     was: begun.identity.total.unwrap_or(begun.done),
                     is,
                 })
             }
+            _ if begun.earlier_run => Verdict::Changed(Change::Unrecognisable),
             _ => Verdict::Fault(Fault::UnexpectedStatus {
                 status: status.as_u16(),
             }),
@@ -150,7 +162,7 @@ fn difference(begun: Begun<'_>, partial: bool, found: &Identity) -> Option<Chang
     // No tag or date in common. A partial answer to `If-Range` says by itself that the file is the
     // same. Else equal lengths are the last sign; if they mislead, the checksum tells in the end.
     let vouched = partial && old.if_range().is_some();
-    let same_length = known.total.is_some() && known.total == found.total;
+    let same_length = !begun.earlier_run && known.total.is_some() && known.total == found.total;
     (!vouched && !same_length).then_some(Change::Unrecognisable)
 }
 
@@ -214,6 +226,7 @@ mod tests {
             None,
             StatusCode::OK,
             &headers("etag: \"a\"|content-length: 100"),
+            None,
         );
         assert_eq!(
             judged,
@@ -224,7 +237,7 @@ mod tests {
         );
         // 206 without a request for a range.
         assert!(matches!(
-            judge(None, StatusCode::PARTIAL_CONTENT, &HeaderMap::new()),
+            judge(None, StatusCode::PARTIAL_CONTENT, &HeaderMap::new(), None),
             Verdict::Fault(Fault::UnexpectedStatus { status: 206 })
         ));
     }
@@ -240,9 +253,10 @@ mod tests {
             identity: known,
             done: 40,
             same_source,
+            earlier_run: false,
         };
         let status = StatusCode::from_u16(status).unwrap();
-        match judge(Some(begun), status, &headers(answer)) {
+        match judge(Some(begun), status, &headers(answer), None) {
             Verdict::Read { skip, .. } => Ok(skip),
             Verdict::Changed(change) => Err(change),
             Verdict::Fault(fault) => panic!("{fault} for {answer}"),
@@ -356,12 +370,126 @@ mod tests {
     }
 
     #[test]
+    fn the_rest_of_what_an_earlier_run_began() {
+        let tag = identity("etag: \"a\"", Some(100));
+        let weak = identity("etag: W/\"a\"", Some(100));
+        let date = identity(&format!("last-modified: {DATE}"), Some(100));
+        let bare = identity("", Some(100));
+        let unrecognisable = Err(Change::Unrecognisable);
+        for (known, status, answer, expected) in [
+            (&tag, 206, format!("etag: \"a\"|{REST}"), Ok(0)),
+            // The server heeds If-Range, which says that it is the same.
+            (&tag, 206, REST.to_owned(), Ok(0)),
+            (&tag, 200, "etag: \"a\"|content-length: 100".into(), Ok(40)),
+            (
+                &tag,
+                200,
+                "etag: \"b\"|content-length: 100".into(),
+                Err(Change::ETag),
+            ),
+            (
+                &tag,
+                200,
+                "content-length: 100".into(),
+                unrecognisable.clone(),
+            ),
+            (&weak, 206, format!("etag: W/\"a\"|{REST}"), Ok(0)),
+            (&weak, 206, REST.to_owned(), unrecognisable.clone()),
+            (&date, 206, format!("last-modified: {DATE}|{REST}"), Ok(0)),
+            (
+                &date,
+                206,
+                format!("last-modified: {LATER}|{REST}"),
+                Err(Change::LastModified),
+            ),
+            // Equal lengths are not enough.
+            (&bare, 206, REST.to_owned(), unrecognisable.clone()),
+            (
+                &bare,
+                200,
+                "content-length: 100".into(),
+                unrecognisable.clone(),
+            ),
+            // A server that is at odds with ranges may serve the whole file.
+            (
+                &tag,
+                206,
+                "content-range: bytes 0-99/100".into(),
+                unrecognisable.clone(),
+            ),
+            (&tag, 416, String::new(), unrecognisable),
+        ] {
+            let begun = Begun {
+                identity: known,
+                done: 40,
+                same_source: true,
+                earlier_run: true,
+            };
+            let status = StatusCode::from_u16(status).unwrap();
+            let found = match judge(Some(begun), status, &headers(&answer), None) {
+                Verdict::Read { skip, .. } => Ok(skip),
+                Verdict::Changed(change) => Err(change),
+                Verdict::Fault(fault) => panic!("{fault} for {answer}"),
+            };
+            assert_eq!(found, expected, "{known:?} {status} {answer}");
+        }
+    }
+
+    /// A layer is what its digest says, whatever the storage calls it today.
+    #[test]
+    fn a_file_with_a_name_of_its_own() {
+        let layer = identity("etag: \"sha256:0\"", Some(100));
+        let begun = Begun {
+            identity: &layer,
+            done: 40,
+            same_source: false,
+            earlier_run: true,
+        };
+        for (status, answer, skip) in [
+            (206, format!("etag: \"x\"|{REST}"), 0),
+            (200, "etag: \"y\"".to_owned(), 40),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let judged = judge(Some(begun), status, &headers(&answer), Some(&layer));
+            let identity = layer.clone();
+            assert_eq!(judged, Verdict::Read { skip, identity }, "{answer}");
+        }
+    }
+
+    /// Where no length was told, only asking for more shows that there is none.
+    #[test]
+    fn nothing_but_the_length_was_missing() {
+        let known = identity("etag: \"a\"", None);
+        for (is, expected) in [(40, true), (41, false), (30, false)] {
+            let begun = Begun {
+                identity: &known,
+                done: 40,
+                same_source: true,
+                earlier_run: false,
+            };
+            let answer = headers(&format!("content-range: bytes */{is}"));
+            let judged = judge(
+                Some(begun),
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                &answer,
+                None,
+            );
+            let complete = Verdict::Read {
+                skip: 0,
+                identity: identity("etag: \"a\"", Some(40)),
+            };
+            assert_eq!(judged == complete, expected, "{is}: {judged:?}");
+        }
+    }
+
+    #[test]
     fn answers_that_cannot_be_used() {
         let known = identity("etag: \"a\"", Some(100));
         let begun = Begun {
             identity: &known,
             done: 40,
             same_source: true,
+            earlier_run: false,
         };
         for (status, answer, kind) in [
             (206, "", "Protocol"),
@@ -389,7 +517,7 @@ mod tests {
             (503, "retry-after: 7", "ServerBusy"),
         ] {
             let status = StatusCode::from_u16(status).unwrap();
-            let Verdict::Fault(fault) = judge(Some(begun), status, &headers(answer)) else {
+            let Verdict::Fault(fault) = judge(Some(begun), status, &headers(answer), None) else {
                 panic!("{status} {answer} is no fault");
             };
             assert!(
@@ -424,9 +552,9 @@ mod tests {
                 format!("etag: \"{tag}\"|content-length: {is}")
             };
             let status = if partial { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
-            let begun = Begun { identity: &known, done: 40, same_source };
+            let begun = Begun { identity: &known, done: 40, same_source, earlier_run: false };
             let read = matches!(
-                judge(Some(begun), status, &headers(&answer)),
+                judge(Some(begun), status, &headers(&answer), None),
                 Verdict::Read { .. }
             );
             prop_assert_eq!(read, was == is && same_tag);

@@ -4,16 +4,20 @@ use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED},
 };
+use serde::{Deserialize, Serialize};
 
 /// Longest validator kept; a server that sends more of it has none.
 const MAX_LENGTH: usize = 512;
 
 /// `ETag` and `Last-Modified` of a response (RFC 9110, section 8.8), as sent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Validators {
     /// Entity tag, quotes and a `W/` prefix included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
     /// HTTP date.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_modified: Option<String>,
 }
 

@@ -10,12 +10,13 @@ use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, header};
 use reqwest::Response;
 
-pub use file::FileRoots;
 pub use oci::Artifact;
 
 use crate::{
     client::Client,
     error::Fault,
+    identity::Identity,
+    platform::Platform,
     resume::{Begun, Verdict, judge, judge_file},
     url::{Scheme, SourceUrl},
 };
@@ -30,6 +31,14 @@ pub(crate) struct Question {
 }
 
 impl Question {
+    /// The same for a file whose name says by itself which version it is.
+    pub(crate) fn from(from: u64) -> Self {
+        Self {
+            from,
+            if_range: None,
+        }
+    }
+
     /// As HTTP puts it.
     fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -56,6 +65,8 @@ pub(crate) enum Source {
 /// What a source answered; its bytes unread.
 pub(crate) enum Answer {
     Http(Response),
+    /// A layer, and what it is known by.
+    Layer(Response, Identity),
     File(file::OpenFile),
 }
 
@@ -66,12 +77,17 @@ pub(crate) enum Body {
 }
 
 impl Source {
-    /// The source of a URL. `platform` is the entry to choose where there are several.
-    pub(crate) fn of(url: &SourceUrl, platform: Option<&str>) -> Self {
+    /// The source of a URL. `platform` is the entry to choose where there are several; `artifact`
+    /// is what the name stood for in an earlier run.
+    pub(crate) fn of(
+        url: &SourceUrl,
+        platform: Option<&Platform>,
+        artifact: Option<&Artifact>,
+    ) -> Self {
         match url.scheme() {
             Scheme::Https | Scheme::Http => Self::Http,
             Scheme::File => Self::File,
-            Scheme::Oci => Self::Oci(Arc::new(oci::Session::new(platform))),
+            Scheme::Oci => Self::Oci(Arc::new(oci::Session::new(platform, artifact))),
         }
     }
 
@@ -89,14 +105,14 @@ impl Source {
                 Ok(Answer::Http(response))
             }),
             Self::File => Box::pin(async move {
-                let opened = client.file_roots.open(&url, question.from).await?;
+                let opened = file::open(&client.file_roots, &url, question.from).await?;
                 Ok(Answer::File(opened))
             }),
             Self::Oci(session) => {
                 let session = Arc::clone(session);
                 Box::pin(async move {
-                    let response = session.ask(&client, &url, question.headers()).await?;
-                    Ok(Answer::Http(response))
+                    let (response, layer) = session.ask(&client, &url, question.from).await?;
+                    Ok(Answer::Layer(response, layer))
                 })
             }
         }
@@ -115,14 +131,17 @@ impl Answer {
     /// Whether it carries on what was begun.
     pub(crate) fn judge(&self, begun: Option<Begun<'_>>) -> Verdict {
         match self {
-            Self::Http(response) => judge(begun, response.status(), response.headers()),
+            Self::Http(response) => judge(begun, response.status(), response.headers(), None),
+            Self::Layer(response, layer) => {
+                judge(begun, response.status(), response.headers(), Some(layer))
+            }
             Self::File(file) => judge_file(begun, file.identity.clone()),
         }
     }
 
     pub(crate) fn body(self) -> Body {
         match self {
-            Self::Http(response) => Body::Http(response),
+            Self::Http(response) | Self::Layer(response, _) => Body::Http(response),
             Self::File(file) => Body::File(file),
         }
     }
@@ -178,7 +197,7 @@ mod tests {
             ("file:///media/i", "File"),
             ("oci://a.example/i:1", "Oci"),
         ] {
-            let source_of = Source::of(&url.parse().unwrap(), None);
+            let source_of = Source::of(&url.parse().unwrap(), None, None);
             assert_eq!(format!("{source_of:?}"), source);
         }
     }

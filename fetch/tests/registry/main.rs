@@ -92,7 +92,7 @@ async fn a_tag_a_digest_and_an_index() {
     assert!(image(&client, &by_digest).await.unwrap() == image_b);
     for (platform, expected) in [("linux/amd64", &image_a), ("linux/arm64", &image_b)] {
         let (mut wanted, _) = request(&registry.name(":both"), SHORT);
-        wanted.platform = Some(platform.into());
+        wanted.platform = Some(platform.parse().unwrap());
         let body = client.open(wanted.clone()).await.unwrap();
         let artifact = body.artifact().unwrap();
         // Unread it would hold up the next one on the same connection.
@@ -103,7 +103,7 @@ async fn a_tag_a_digest_and_an_index() {
         assert!(read(&client, wanted).await.unwrap().0 == **expected);
     }
     let (mut wanted, _) = request(&registry.name(":both"), SHORT);
-    wanted.platform = Some("linux/s390x".into());
+    wanted.platform = Some("linux/s390x".parse().unwrap());
     let error = read(&client, wanted).await.unwrap_err();
     assert!(
         error.to_string().contains("none for linux/s390x"),
@@ -454,7 +454,16 @@ async fn registries_that_lie() {
     let served = Resource::new(manifest(&[&world.content]));
     world.registry.set(&path, served);
     let error = image(&client, &by_digest).await.unwrap_err();
-    assert_eq!(error.fault, Fault::WrongDigest { what: "manifest" });
+    let Fault::WrongDigest {
+        what: "manifest",
+        expected,
+        found,
+    } = error.fault
+    else {
+        panic!("{error}");
+    };
+    assert_eq!(expected, format!("sha256:{}", "0".repeat(64)));
+    assert_eq!(found, digest(&manifest(&[&world.content])));
 
     for (served, part) in [
         (

@@ -1,13 +1,9 @@
 //! What registries and token servers answer. Pure; the bytes come from a network.
 
-use std::fmt::Write as _;
-
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 
-use super::name::is_digest;
-use crate::error::Fault;
+use crate::{digest::is_digest, error::Fault, platform::Platform};
 
 /// What manifests are asked for as: OCI's and Docker's, single and by platform.
 pub(super) const MEDIA_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
@@ -35,7 +31,7 @@ pub(super) struct Layer {
 }
 
 /// Reads a manifest, or an index, in which the entry for the platform is looked for.
-pub(super) fn read(bytes: &[u8], platform: &str) -> Result<Found, Fault> {
+pub(super) fn read(bytes: &[u8], platform: Option<&Platform>) -> Result<Found, Fault> {
     /// What tells the two apart, whatever the media type says.
     #[derive(Deserialize)]
     struct Shape {
@@ -54,24 +50,30 @@ pub(super) fn read(bytes: &[u8], platform: &str) -> Result<Found, Fault> {
     }
 }
 
-fn choose(index: &ImageIndex, platform: &str) -> Result<String, Fault> {
-    let is_for = |entry: &&Descriptor| {
-        entry
-            .platform()
-            .as_ref()
-            .is_some_and(|p| format!("{}/{}", p.os(), p.architecture()) == platform)
+fn choose(index: &ImageIndex, platform: Option<&Platform>) -> Result<String, Fault> {
+    let entries = index.manifests().as_slice();
+    let none = |why: String| Fault::NotAnArtifact {
+        what: format!("its index has {} entries {why}", entries.len()),
     };
-    let entry = match index.manifests().as_slice() {
-        // An index of one that does not say for what: made for one kind of machine.
-        [only] if only.platform().is_none() => Some(only),
-        entries => entries.iter().find(is_for),
+    // An index of one that does not say for what: made for one kind of machine.
+    if let [only] = entries
+        && (only.platform().is_none() || platform.is_none())
+    {
+        return sha256(only);
+    }
+    let platform = platform.ok_or_else(|| none("and no platform was asked for".to_owned()))?;
+    let entry_for = |wanted: &Platform| {
+        entries.iter().find(|entry| {
+            entry.platform().as_ref().is_some_and(|p| {
+                let (os, architecture) = (p.os().to_string(), p.architecture().to_string());
+                wanted.takes(&os, &architecture, p.variant().as_deref())
+            })
+        })
     };
-    let entry = entry.ok_or_else(|| Fault::NotAnArtifact {
-        what: format!(
-            "its index has {} entries and none for {platform}",
-            index.manifests().len()
-        ),
-    })?;
+    // What is for every variant does for this one.
+    let entry = entry_for(platform)
+        .or_else(|| entry_for(&platform.without_variant()))
+        .ok_or_else(|| none(format!("and none for {platform}")))?;
     sha256(entry)
 }
 
@@ -102,16 +104,6 @@ fn sha256(entry: &Descriptor) -> Result<String, Fault> {
     }
 }
 
-/// The digest of a manifest.
-pub(super) fn digest(bytes: &[u8]) -> String {
-    let mut text = "sha256:".to_owned();
-    for byte in Sha256::digest(bytes) {
-        // A String takes everything.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
-}
-
 /// The token in a token server's answer.
 pub(super) fn token(bytes: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
@@ -136,6 +128,10 @@ mod tests {
 
     fn hex(digit: &str) -> String {
         format!("sha256:{}", digit.repeat(64))
+    }
+
+    fn amd64() -> Platform {
+        "linux/amd64".parse().unwrap()
     }
 
     fn descriptor(digit: &str, platform: Option<(&str, &str)>) -> Value {
@@ -197,12 +193,50 @@ mod tests {
             (b"[]".to_vec(), Err("no manifest")),
         ] {
             let text = String::from_utf8_lossy(&bytes);
-            match (read(&bytes, "linux/amd64"), expected) {
+            match (read(&bytes, Some(&amd64())), expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{text}"),
                 (Err(fault), Err(part)) => {
                     assert!(fault.to_string().contains(part), "{fault}: {text}");
                 }
                 (found, _) => panic!("{found:?}: {text}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_entry_for_a_platform() {
+        let entry = |digit: &str, architecture: &str, variant: Option<&str>| {
+            let mut entry = descriptor(digit, Some(("linux", architecture)));
+            if let Some(variant) = variant {
+                entry["platform"]["variant"] = json!(variant);
+            }
+            entry
+        };
+        let any = entry("a", "arm", None);
+        let v6 = entry("b", "arm", Some("v6"));
+        let v7 = entry("c", "arm", Some("v7"));
+        let v8 = entry("d", "arm64", Some("v8"));
+        let all = index(&[v6.clone(), v7.clone(), v8, any]);
+        for (entries, platform, expected) in [
+            (&all, "linux/arm", Ok("a")),
+            (&all, "linux/arm/v7", Ok("c")),
+            (&all, "linux/arm/v5", Ok("a")),
+            (&all, "linux/arm64", Ok("d")),
+            (
+                &index(&[v6.clone(), v7.clone()]),
+                "linux/arm/v5",
+                Err("none for linux/arm/v5"),
+            ),
+            (&all, "", Err("no platform was asked for")),
+            (&index(&[v7]), "", Ok("c")),
+        ] {
+            let wanted = platform.parse().ok();
+            match (read(entries, wanted.as_ref()), expected) {
+                (Ok(found), Ok(digit)) => {
+                    assert_eq!(found, Found::Manifest(hex(digit)), "{platform}");
+                }
+                (Err(fault), Err(part)) => assert!(fault.to_string().contains(part), "{fault}"),
+                (found, _) => panic!("{found:?} for {platform}"),
             }
         }
     }
@@ -224,7 +258,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_answer_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = (read(&bytes, "linux/amd64"), token(&bytes));
+            let _ = (read(&bytes, Some(&amd64())), read(&bytes, None), token(&bytes));
         }
     }
 }

@@ -8,6 +8,10 @@
 //! are shown there only when they name the registry as well: any other registry could have another
 //! one's tokens fetched for it. A token goes to the registry that asked for it and to no storage that the
 //! registry redirects to.
+//!
+//! The layer is recognised by its digest and not by what the storage calls it, which need not be
+//! the same at each of its addresses. Whether its bytes have that digest is checked by
+//! [`ImageBody`](crate::ImageBody) while they pass.
 
 mod answers;
 mod challenge;
@@ -20,15 +24,21 @@ use http::{
     header::{ACCEPT, AUTHORIZATION},
 };
 use reqwest::Response;
+use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use crate::{
     client::Client,
+    digest,
     error::{Fault, Progress},
     exchange::Proof,
+    identity::Identity,
+    platform::Platform,
     refusal::PolicyRefusal,
     resume::{content_length, status_fault},
+    source::Question,
     url::SourceUrl,
+    validators::Validators,
 };
 use answers::Found;
 use challenge::Challenge;
@@ -40,7 +50,7 @@ const MAX_MANIFEST: u64 = 4 << 20;
 const MAX_TOKEN_ANSWER: u64 = 64 << 10;
 
 /// What a name in a registry stood for when it was resolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Artifact {
     /// Digest of what the name itself led to, an index perhaps: `sha256:` and 64 hex digits. The
     /// same name with `@` and this digest is this artifact for ever.
@@ -51,9 +61,22 @@ pub struct Artifact {
     pub size: u64,
 }
 
+impl Artifact {
+    /// By what the layer is recognised wherever it comes from.
+    fn identity(&self) -> Identity {
+        Identity {
+            validators: Validators {
+                etag: Some(format!("\"{}\"", self.layer)),
+                last_modified: None,
+            },
+            total: Some(self.size),
+        }
+    }
+}
+
 /// One source in a registry, and what has been learnt of it.
 pub(crate) struct Session {
-    platform: String,
+    platform: Option<Platform>,
     learnt: Mutex<Learnt>,
 }
 
@@ -64,10 +87,17 @@ struct Learnt {
 }
 
 impl Session {
-    pub(super) fn new(platform: Option<&str>) -> Self {
+    /// `artifact` is what the name stood for in an earlier run.
+    pub(super) fn new(platform: Option<&Platform>, artifact: Option<&Artifact>) -> Self {
         Self {
-            platform: platform.map_or_else(own_platform, ToOwned::to_owned),
-            learnt: Mutex::default(),
+            platform: platform.cloned(),
+            learnt: Mutex::new(Learnt {
+                // From a disk: its digest becomes a part of a path.
+                artifact: artifact
+                    .filter(|artifact| digest::is_digest(&artifact.layer))
+                    .cloned(),
+                token: None,
+            }),
         }
     }
 
@@ -81,13 +111,13 @@ impl Session {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Asks for the layer, or for the rest of it.
+    /// Asks for the layer, or for the rest of it, and tells what it is known by.
     pub(super) async fn ask(
         &self,
         client: &Client,
         url: &SourceUrl,
-        headers: HeaderMap,
-    ) -> Result<Response, Fault> {
+        from: u64,
+    ) -> Result<(Response, Identity), Fault> {
         let name = Name::of(url)?;
         let artifact = if let Some(artifact) = self.artifact() {
             artifact
@@ -98,6 +128,7 @@ impl Session {
             artifact
         };
         let blob = name.blob(&artifact.layer)?;
+        let headers = Question::from(from).headers();
         let response = self.authorized(client, &name, &blob, headers).await?;
         let promised = content_length(response.headers());
         if response.status() == StatusCode::OK && promised.is_some_and(|l| l != artifact.size) {
@@ -105,17 +136,18 @@ impl Session {
                 what: "a layer of another length than its manifest says",
             });
         }
-        Ok(response)
+        Ok((response, artifact.identity()))
     }
 
     async fn resolve(&self, client: &Client, name: &Name) -> Result<Artifact, Fault> {
         let (digest, bytes) = self.manifest(client, name, name.reference()).await?;
-        let layer = match answers::read(&bytes, &self.platform)? {
+        let platform = self.platform.as_ref();
+        let layer = match answers::read(&bytes, platform)? {
             Found::Layer(layer) => layer,
             Found::Manifest(of_platform) => {
                 let reference = Reference::Digest(of_platform);
                 let (_, bytes) = self.manifest(client, name, &reference).await?;
-                match answers::read(&bytes, &self.platform)? {
+                match answers::read(&bytes, platform)? {
                     Found::Layer(layer) => layer,
                     Found::Manifest(_) => {
                         return Err(Fault::NotAnArtifact {
@@ -144,11 +176,13 @@ impl Session {
         let url = name.manifest(reference)?;
         let response = self.authorized(client, name, &url, headers).await?;
         let bytes = whole(client, response, MAX_MANIFEST).await?;
-        let digest = answers::digest(&bytes);
+        let digest = digest::of(&bytes);
         match reference {
-            Reference::Digest(asked) if *asked != digest => {
-                Err(Fault::WrongDigest { what: "manifest" })
-            }
+            Reference::Digest(expected) if *expected != digest => Err(Fault::WrongDigest {
+                what: "manifest",
+                expected: expected.clone(),
+                found: digest,
+            }),
             _ => Ok((digest, bytes)),
         }
     }
@@ -218,14 +252,4 @@ async fn whole(client: &Client, response: Response, limit: u64) -> Result<Vec<u8
         Ok(document) => Ok(document?.bytes.to_vec()),
         Err(_) => Err(Fault::TimedOut { after }),
     }
-}
-
-/// What this program runs on, as registries call it.
-fn own_platform() -> String {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    format!("linux/{architecture}")
 }

@@ -1,6 +1,6 @@
 //! `oci://HOST/REPOSITORY:TAG` and `oci://HOST/REPOSITORY@sha256:HEX`. Pure.
 
-use crate::{refusal::PolicyRefusal, url::SourceUrl};
+use crate::{digest::is_digest, refusal::PolicyRefusal, url::SourceUrl};
 
 /// A name in a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,13 +101,6 @@ fn is_tag(text: &str) -> bool {
         && text
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-}
-
-/// Whether a text is the one kind of digest that is used here.
-pub(super) fn is_digest(text: &str) -> bool {
-    text.strip_prefix("sha256:").is_some_and(|hex| {
-        hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    })
 }
 
 #[cfg(test)]
