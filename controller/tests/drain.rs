@@ -9,7 +9,7 @@
 
 mod cluster;
 
-use cluster::{Cluster, PATIENCE, catalog};
+use cluster::{ALONE, Cluster, IN_TURN, PATIENCE, catalog};
 use k8s_openapi::api::{
     core::v1::{ConfigMap, Node, Pod, ServiceAccount},
     policy::v1::PodDisruptionBudget,
@@ -21,8 +21,6 @@ use kube::{
 use monok8s_api::{CORDON_ANNOTATION, OSUpgradeProgress, condition, osupgradeprogress::Release};
 use monok8s_sandbox::wait;
 use serde_json::{Value, json};
-
-const FLAGS: &[&str] = &["--lease-duration=3s", "--lease-renew=500ms"];
 
 /// A cluster in which pods can be made, in the namespace `default`.
 struct Pods {
@@ -177,7 +175,10 @@ impl Pods {
             .list(&ListParams::default())
             .await
             .unwrap();
-        let wanted = |p: &OSUpgradeProgress| p.spec.node_name == node && p.spec.version == version;
+        let wanted = |p: &OSUpgradeProgress| {
+            let image = p.spec.image.as_ref();
+            p.spec.node_name == node && image.is_some_and(|image| image.version == version)
+        };
         all.items.into_iter().find(wanted).unwrap()
     }
 }
@@ -199,7 +200,7 @@ async fn a_node_is_emptied_when_its_budgets_allow_it_and_let_go_afterwards() {
     pods.add("batch", "n0", true).await;
     pods.protect("web").await;
     pods.kubectl(&["cordon", "n1"]).await;
-    let first = pods.cluster.controller("first", FLAGS).await;
+    let first = pods.cluster.controller("first", IN_TURN).await;
     pods.cluster.begin();
     pods.cluster.apply("up", spec("v1.35.1", &json!({}))).await;
 
@@ -218,18 +219,13 @@ async fn a_node_is_emptied_when_its_budgets_allow_it_and_let_go_afterwards() {
     .await
     .unwrap();
     assert!(pods.has("web").await);
-    pods.cluster.told_until("up", "DrainBlocked").await;
-    let events = pods.cluster.events("up").await;
-    let event = events.iter().find(|(reason, _)| reason == "DrainBlocked");
-    let note = &event.expect("an Event").1;
-    assert!(
-        note.contains("default/web-budget") && note.contains("since"),
-        "{note}"
-    );
+    pods.cluster
+        .until_noted("up", "DrainBlocked", &["default/web-budget", "since"])
+        .await;
 
     // The next leader finds the cordon and goes on.
     first.process.kill().await;
-    let _second = pods.cluster.controller("second", FLAGS).await;
+    let _second = pods.cluster.controller("second", IN_TURN).await;
     pods.cluster.until_leads("second").await;
     pods.kubectl(&["cordon", "n0"]).await;
     pods.until_told("up", &blocked).await;
@@ -262,7 +258,7 @@ async fn a_drain_cannot_wedge() {
     let mut pods = Pods::start(1).await;
     pods.add("web", "n0", true).await;
     pods.protect("web").await;
-    let _replica = pods.cluster.controller("only", FLAGS).await;
+    let _replica = pods.cluster.controller("only", ALONE).await;
     pods.cluster.begin();
     pods.cluster.apply("up", spec("v1.35.1", &json!({}))).await;
     pods.cluster.until_phase_is("up", "Completed").await;

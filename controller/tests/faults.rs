@@ -10,7 +10,7 @@ mod cluster;
 
 use std::sync::atomic::Ordering;
 
-use cluster::{Cluster, PATIENCE, catalog};
+use cluster::{ALONE, Cluster, IN_TURN, PATIENCE, catalog};
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
@@ -21,8 +21,6 @@ use kube::{
 use monok8s_api::OSUpgradeProgress;
 use monok8s_sandbox::wait;
 use serde_json::json;
-
-const FLAGS: &[&str] = &["--lease-duration=3s", "--lease-renew=500ms"];
 
 /// Refuses every release, until it is deleted.
 async fn refuse_releases(cluster: &Cluster) {
@@ -86,7 +84,7 @@ async fn refuse_releases(cluster: &Cluster) {
 async fn a_write_that_failed_is_tried_again_though_nothing_changes() {
     let mut cluster = Cluster::start(1).await;
     refuse_releases(&cluster).await;
-    let replica = cluster.controller("only", FLAGS).await;
+    let replica = cluster.controller("only", ALONE).await;
     cluster.begin();
     cluster
         .apply(
@@ -115,7 +113,7 @@ async fn a_write_that_failed_is_tried_again_though_nothing_changes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_api_server_that_goes_away_for_longer_than_the_lease() {
     let mut cluster = Cluster::start(3).await;
-    let first = cluster.controller("first", FLAGS).await;
+    let first = cluster.controller("first", IN_TURN).await;
     cluster.until_leads("first").await;
     cluster.begin();
     cluster
@@ -135,7 +133,7 @@ async fn an_api_server_that_goes_away_for_longer_than_the_lease() {
     assert!(!status.success());
     cluster.plane.start_api_server().await.unwrap();
     cluster.agents.running.store(true, Ordering::SeqCst);
-    let _again = cluster.controller("again", FLAGS).await;
+    let _again = cluster.controller("again", IN_TURN).await;
     cluster.until_phase_is("up", "Completed").await;
     cluster.assert_nothing_broken();
     cluster.end().await;
@@ -146,7 +144,7 @@ async fn a_replica_lives_before_it_is_ready_and_logs_json_when_asked() {
     let mut cluster = Cluster::start(0).await;
     cluster.credentials("only").await;
     cluster.plane.stop_api_server().await;
-    let flags = [FLAGS, &["--log-format=json"]].concat();
+    let flags = [ALONE, &["--log-format=json"]].concat();
     let replica = cluster.start_controller("only", &flags).await;
     let healthy = replica.get("/healthz").await;
     assert!(healthy.starts_with("HTTP/1.1 200"), "{healthy}");
@@ -201,7 +199,7 @@ async fn an_object_that_cannot_be_read_does_not_stop_the_rest() {
     })
     .await
     .unwrap();
-    let replica = cluster.controller("only", FLAGS).await;
+    let replica = cluster.controller("only", ALONE).await;
     replica.until_ready().await;
     cluster.begin();
     cluster

@@ -10,16 +10,13 @@ mod cluster;
 
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
-use cluster::{Cluster, PATIENCE, Replica, catalog};
+use cluster::{ALONE, Cluster, IN_TURN, PATIENCE, Replica, catalog};
 use kube::api::{DeleteParams, ListParams};
 use monok8s_sandbox::wait;
 use rustix::process::Signal;
 use serde_json::json;
 
 const NODES: usize = 5;
-/// A Lease that outlasts every test: who takes over got it handed back.
-const LONG: &[&str] = &["--lease-duration=1h", "--lease-renew=1s"];
-const SHORT: &[&str] = &["--lease-duration=3s", "--lease-renew=500ms"];
 
 /// A rollout over five nodes, led by `first`, with one node done and another under way.
 async fn in_the_middle(flags: &[&str]) -> (Cluster, Replica, Replica) {
@@ -38,12 +35,15 @@ async fn in_the_middle(flags: &[&str]) -> (Cluster, Replica, Replica) {
         )
         .await;
     cluster.until_done("up", 1).await;
+    // Whoever is killed now takes nothing along that had not been told.
+    cluster.told_until("up", "Accepted").await;
     (cluster, first, second)
 }
 
 /// Everybody arrived, by one release each, and it was told once.
 async fn arrived(cluster: &Cluster) {
     cluster.until_phase_is("up", "Completed").await;
+    cluster.until_released(NODES).await;
     cluster.assert_nothing_broken();
     let released = cluster.seen.lock().unwrap().released.clone();
     assert_eq!(released.len(), NODES);
@@ -57,7 +57,7 @@ async fn arrived(cluster: &Cluster) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_killed_is_replaced() {
-    let (cluster, first, second) = in_the_middle(SHORT).await;
+    let (cluster, first, second) = in_the_middle(IN_TURN).await;
     first.process.kill().await;
     cluster.until_leads("second").await;
     arrived(&cluster).await;
@@ -76,9 +76,10 @@ async fn a_leader_that_is_killed_is_replaced() {
     cluster.end().await;
 }
 
+/// The Lease outlasts the test: who takes over got it handed back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_asked_to_end_hands_over_at_once() {
-    let (cluster, first, _second) = in_the_middle(LONG).await;
+    let (cluster, first, _second) = in_the_middle(ALONE).await;
     first.process.signal(Signal::TERM);
     let status = first.process.wait().await.unwrap();
     assert!(status.success(), "{status}: {}", first.log());
@@ -89,7 +90,7 @@ async fn a_leader_that_is_asked_to_end_hands_over_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_was_stopped_for_three_leases_does_nothing_more() {
-    let (cluster, first, _second) = in_the_middle(SHORT).await;
+    let (cluster, first, _second) = in_the_middle(IN_TURN).await;
     // It is stopped with places to give out: as soon as it went on it would.
     first.process.signal(Signal::STOP);
     cluster.until_leads("second").await;
@@ -112,18 +113,23 @@ async fn a_leader_that_was_stopped_for_three_leases_does_nothing_more() {
     let begin = renewals(&cluster).await;
     wait::until("three lease durations of renewals", PATIENCE, || async {
         let passed = renewals(&cluster).await.duration_since(begin);
-        Ok((passed.as_secs() >= 9).then_some(()))
+        Ok((passed.as_secs() >= 24).then_some(()))
     })
     .await
     .unwrap();
     cluster.agents.running.store(false, Ordering::SeqCst);
     let before = first.log();
+    let released = cluster.seen.lock().unwrap().released.clone();
     first.process.signal(Signal::CONT);
     let status = first.process.wait().await.unwrap();
     assert!(!status.success(), "{}", first.log());
     let after = first.log()[before.len()..].to_owned();
     assert!(after.contains("lost the Lease"), "{after}");
-    assert!(!after.contains("released"), "{after}");
+    // It may tell of what it had sent before it was stopped, and of nothing else.
+    for line in after.lines().filter(|line| line.contains("released")) {
+        let known = released.iter().any(|name| line.contains(name.as_str()));
+        assert!(known, "{line}");
+    }
     cluster.agents.running.store(true, Ordering::SeqCst);
     arrived(&cluster).await;
     cluster.end().await;
@@ -133,7 +139,7 @@ async fn a_leader_that_was_stopped_for_three_leases_does_nothing_more() {
 /// and nobody leads before it must have noticed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_whose_lease_was_deleted_ends_and_another_leads_later() {
-    let (cluster, first, second) = in_the_middle(SHORT).await;
+    let (cluster, first, second) = in_the_middle(IN_TURN).await;
     let deleted = cluster.leases().get("monok8s-controller").await.unwrap();
     cluster
         .leases()
@@ -151,7 +157,7 @@ async fn a_leader_whose_lease_was_deleted_ends_and_another_leads_later() {
     let renewed = deleted.spec.unwrap().renew_time.unwrap().0;
     let between = acquired.duration_since(renewed);
     assert!(
-        between.as_secs() >= 3,
+        between.as_secs() >= 8,
         "the other leads {between} after the last renewal: {}",
         second.log()
     );
@@ -161,7 +167,7 @@ async fn a_leader_whose_lease_was_deleted_ends_and_another_leads_later() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_comes_back_decides_nothing_anew() {
-    let (cluster, first, second) = in_the_middle(SHORT).await;
+    let (cluster, first, second) = in_the_middle(IN_TURN).await;
     arrived(&cluster).await;
     let versions = |cluster: &Cluster| {
         let (upgrades, progresses) = (cluster.upgrades(), cluster.progresses());
@@ -181,15 +187,15 @@ async fn a_replica_that_comes_back_decides_nothing_anew() {
     for replica in [first, second] {
         replica.process.kill().await;
     }
-    let third = cluster.controller("third", SHORT).await;
+    let third = cluster.controller("third", IN_TURN).await;
     cluster.until_leads("third").await;
-    wait::until("a few plans", PATIENCE, || async {
+    wait::until("a plan to be carried out", PATIENCE, || async {
         let metrics = third.get("/metrics").await;
-        let planned = metrics
+        let carried_out = metrics
             .lines()
-            .find_map(|l| l.strip_prefix("monok8s_controller_plan_duration_seconds_count "))
+            .find_map(|l| l.strip_prefix("monok8s_controller_act_duration_seconds_count "))
             .and_then(|n| n.trim().parse::<u64>().ok());
-        Ok(planned.filter(|n| *n >= 1))
+        Ok(carried_out.filter(|n| *n >= 1))
     })
     .await
     .unwrap();

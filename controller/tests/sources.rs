@@ -13,7 +13,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use cluster::{Cluster, catalog};
+use cluster::{ALONE, Cluster, IN_TURN, catalog};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     Api, ResourceExt,
@@ -26,12 +26,6 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::TcpListener,
 };
-
-const FLAGS: &[&str] = &[
-    "--lease-duration=3s",
-    "--lease-renew=500ms",
-    "--catalog-reread=1s",
-];
 
 /// The line that the message gives, added where it says.
 #[tokio::test(flavor = "multi_thread")]
@@ -47,7 +41,7 @@ async fn a_config_map_is_read_once_the_cluster_role_says_so() {
 
 async fn a_config_map_is_read_once(grant: &[&str]) {
     let mut cluster = Cluster::start(2).await;
-    let _replica = cluster.controller("only", FLAGS).await;
+    let _replica = cluster.controller("only", ALONE).await;
     cluster.begin();
     cluster
         .apply(
@@ -152,7 +146,7 @@ async fn a_url_is_read_with_conditional_requests_and_a_changed_image_halts() {
     let serving = tokio::spawn(serve(listener, served.clone()));
 
     let mut cluster = Cluster::start(2).await;
-    let strict = cluster.controller("strict", FLAGS).await;
+    let strict = cluster.controller("strict", IN_TURN).await;
     cluster.begin();
     cluster
         .apply("up", json!({"version": "stable", "catalog": {"url": url}}))
@@ -165,11 +159,12 @@ async fn a_url_is_read_with_conditional_requests_and_a_changed_image_halts() {
     );
     strict.process.kill().await;
 
-    let mut flags = FLAGS.to_vec();
-    flags.push("--allow-http-catalogs");
+    let flags = [IN_TURN, &["--allow-http-catalogs"]].concat();
     let replica = cluster.controller("lenient", &flags).await;
     cluster.agents.running.store(false, Ordering::SeqCst);
     cluster.until_accepted_is("up", "Resolved").await;
+    // On a slow machine it may be read again before that.
+    cluster.until_released(1).await;
     assert_eq!(served.sent.load(Ordering::SeqCst), 1);
 
     // The image that was handed out is another one now: the second node is not released.
@@ -224,7 +219,7 @@ async fn a_rejection_ends_with_its_cause() {
     });
     let serving = tokio::spawn(serve(listener, served.clone()));
     let mut cluster = Cluster::start(1).await;
-    let flags = [FLAGS, &["--allow-http-catalogs"]].concat();
+    let flags = [ALONE, &["--allow-http-catalogs"]].concat();
     let _replica = cluster.controller("only", &flags).await;
     cluster.begin();
 
@@ -284,7 +279,7 @@ async fn a_private_authority_is_trusted_by_a_flag_and_tls_is_never_left() {
     let mut cluster = Cluster::start(1).await;
     let spec = |path: &str| json!({"version": "stable", "catalog": {"url": server.url(path)}});
 
-    let distrustful = cluster.controller("distrustful", FLAGS).await;
+    let distrustful = cluster.controller("distrustful", IN_TURN).await;
     cluster.begin();
     cluster.apply("up", spec("/catalog.yaml")).await;
     cluster.until_accepted_is("up", "CatalogUnreachable").await;
@@ -296,7 +291,7 @@ async fn a_private_authority_is_trusted_by_a_flag_and_tls_is_never_left() {
     let ca = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(ca.path(), server.ca_pem().unwrap()).unwrap();
     let ca_file = format!("--ca-file={}", ca.path().display());
-    let flags = [FLAGS, &["--allow-http-catalogs", &ca_file]].concat();
+    let flags = [IN_TURN, &["--allow-http-catalogs", &ca_file]].concat();
     let trusting = cluster.controller("trusting", &flags).await;
     cluster.until_phase_is("up", "Completed").await;
 
@@ -368,7 +363,7 @@ async fn a_foreign_object_under_a_computed_name_is_reported_and_left_alone() {
         .create(&PostParams::default(), &foreign)
         .await
         .unwrap();
-    let _replica = cluster.controller("only", FLAGS).await;
+    let _replica = cluster.controller("only", ALONE).await;
     cluster.begin();
     cluster
         .until("up", "the message to name the node", |u| {
@@ -398,7 +393,7 @@ async fn a_foreign_object_under_a_computed_name_is_reported_and_left_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_people_write_is_never_taken_from_them() {
     let mut cluster = Cluster::start(1).await;
-    let _replica = cluster.controller("only", FLAGS).await;
+    let _replica = cluster.controller("only", ALONE).await;
     cluster.begin();
     cluster.agents.running.store(false, Ordering::SeqCst);
     cluster

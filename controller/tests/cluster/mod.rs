@@ -28,7 +28,7 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
-    runtime::watcher,
+    runtime::{WatchStreamExt as _, watcher},
 };
 use monok8s_api::{
     OSNode, OSUpgrade, OSUpgradeProgress, osupgradeprogress::Release, reason::ProgressPhase,
@@ -47,7 +47,20 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 /// How long anything may take; the machine may be busy with builds.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(300);
+/// Of a replica that nobody is to take over from: it leads at once, for the Lease is free, and no
+/// pause of a busy machine ends that.
+pub const ALONE: &[&str] = &[
+    "--lease-duration=1h",
+    "--lease-renew=1s",
+    "--catalog-reread=1s",
+];
+/// Of replicas that take over from each other when one goes quiet.
+pub const IN_TURN: &[&str] = &[
+    "--lease-duration=8s",
+    "--lease-renew=1s",
+    "--catalog-reread=1s",
+];
 /// Pause of the agents between two looks.
 const AGENT_TICK: Duration = Duration::from_millis(100);
 
@@ -282,6 +295,34 @@ impl Cluster {
         told.unwrap_or_else(|error| panic!("{error}\n{}", self.logs()))
     }
 
+    /// Waits for an Event of that reason whose note says all this.
+    pub async fn until_noted(&self, upgrade: &str, reason: &str, words: &[&str]) {
+        let what = format!("an Event {reason} that says {words:?}");
+        let noted = wait::until(&what, PATIENCE, || async {
+            let events = self.events(upgrade).await;
+            let wanted = |(told, note): &(String, String)| {
+                told == reason && words.iter().all(|word| note.contains(word))
+            };
+            Ok(events.iter().any(wanted).then_some(()))
+        })
+        .await;
+        if let Err(error) = noted {
+            let events = self.events(upgrade).await;
+            panic!("{error}; told: {events:#?}\n{}", self.logs());
+        }
+    }
+
+    /// Waits until so many releases were seen: this process watches too, and no faster than others.
+    pub async fn until_released(&self, count: usize) {
+        let seen = wait::until(&format!("{count} releases"), PATIENCE, || async {
+            Ok((self.seen.lock().unwrap().released.len() >= count).then_some(()))
+        })
+        .await;
+        if let Err(error) = seen {
+            panic!("{error}\n{}", self.logs());
+        }
+    }
+
     pub fn leases(&self) -> Api<Lease> {
         Api::namespaced(self.client.clone(), NAMESPACE)
     }
@@ -371,8 +412,11 @@ pub struct Replica {
 }
 
 impl Replica {
+    /// Its whole lines so far: the last one may be half written.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
+        let mut log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        log.truncate(log.rfind('\n').map_or(0, |end| end + 1));
+        log
     }
 
     /// GET of a path of its health and metrics endpoints, once they are served.
@@ -415,7 +459,9 @@ impl Replica {
 /// The kubelets' part in a pod's end: the object goes when its containers have ended.
 async fn end_pods(client: Client) {
     let all: Api<Pod> = Api::all(client.clone());
-    let mut events = watcher(all, watcher::Config::default()).boxed();
+    let mut events = watcher(all, watcher::Config::default())
+        .default_backoff()
+        .boxed();
     while let Some(event) = events.next().await {
         let Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) = event else {
             continue;
@@ -503,7 +549,9 @@ async fn step(
 
 /// Holds every state of every progress against the rules.
 async fn watch_progresses(api: Api<OSUpgradeProgress>, seen: Arc<Mutex<Seen>>) {
-    let mut events = watcher(api, watcher::Config::default()).boxed();
+    let mut events = watcher(api, watcher::Config::default())
+        .default_backoff()
+        .boxed();
     let mut listing = Vec::new();
     while let Some(event) = events.next().await {
         let mut seen = seen.lock().unwrap();
@@ -523,7 +571,9 @@ async fn watch_progresses(api: Api<OSUpgradeProgress>, seen: Arc<Mutex<Seen>>) {
 }
 
 async fn watch_upgrades(api: Api<OSUpgrade>, seen: Arc<Mutex<Seen>>) {
-    let mut events = watcher(api, watcher::Config::default()).boxed();
+    let mut events = watcher(api, watcher::Config::default())
+        .default_backoff()
+        .boxed();
     while let Some(event) = events.next().await {
         if let Ok(watcher::Event::Apply(u) | watcher::Event::InitApply(u)) = event {
             seen.lock().unwrap().upgrade(&u);
