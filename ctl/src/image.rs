@@ -24,7 +24,7 @@ pub(crate) enum ImageCommand {
     /// crash, and print its catalog entry. The file is a standard .zst, the same every time.
     #[command(after_help = EXIT_CODES)]
     Pack(PackArgs),
-    /// Say what is in a compressed image: frames, sizes, digests, the version inside.
+    /// Say what is in an image: format, frames, sizes, digests, the version inside.
     #[command(after_help = EXIT_CODES)]
     Inspect(InspectArgs),
     /// Write an image to the slot that does not run, as the agent does it and with all its

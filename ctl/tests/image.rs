@@ -99,8 +99,7 @@ fn what_is_packed_is_a_catalog_entry() {
     let url = "https://images.example/rootfs.ext4.zst";
     let (entry, code) = said(&ctl(folder, &[&args[..], &[url]].concat()));
     assert_eq!(code, 0);
-    let checksum = Command::new("sha256sum").arg(&image).output().unwrap();
-    let checksum = String::from_utf8(checksum.stdout).unwrap()[..64].to_owned();
+    let checksum = &sha256sum(&image)[..64];
     assert_eq!(
         entry,
         format!(
@@ -139,7 +138,7 @@ fn an_image_without_a_version_is_not_packed_without_one() {
 
 #[test]
 fn a_file_and_a_url_are_looked_into() {
-    let (folder, image) = folder();
+    let (folder, _) = folder();
     let folder = folder.path();
     let entry = packed(folder);
     let (port, serving) = serve(&folder.join("rootfs.ext4.zst"));
@@ -160,10 +159,66 @@ fn a_file_and_a_url_are_looked_into() {
         assert!(!text.contains("secret"));
     }
     serving.join().unwrap();
-    let (text, code) = said(&ctl(folder, &["image", "inspect", image.to_str().unwrap()]));
+    fs::write(folder.join("page"), "<!DOCTYPE html><title>Log in").unwrap();
+    let (text, code) = said(&ctl(folder, &["image", "inspect", "page"]));
     assert_eq!(code, 1);
-    assert!(text.contains("uncompressed ext4"), "{text}");
+    assert!(text.contains("the server sent HTML"), "{text}");
     complained(&ctl(folder, &["image", "inspect", "nowhere"]));
+}
+
+/// The name says nothing: all three are called the same.
+#[test]
+fn other_formats_are_told_by_their_content_and_written() {
+    let (folder, image) = folder();
+    let folder = folder.path();
+    let node = node(folder);
+    let other = node.dir().join("slot-b.img");
+    let content = fs::read(&image).unwrap();
+    let checksum = format!("sha256:{}", &sha256sum(&image)[..64]);
+    let mut gzip = Vec::new();
+    flate2::read::GzEncoder::new(&content[..], flate2::Compression::fast())
+        .read_to_end(&mut gzip)
+        .unwrap();
+    let mut xz = Vec::new();
+    liblzma::read::XzEncoder::new(&content[..], 0)
+        .read_to_end(&mut xz)
+        .unwrap();
+    let plain = content.clone();
+    for (file, format) in [(gzip, "gzip"), (xz, "xz"), (plain, "uncompressed")] {
+        fs::write(folder.join("image.zst"), file).unwrap();
+        let args = ["image", "inspect", "image.zst", "-o", "json"];
+        let (text, code) = said(&ctl(folder, &args));
+        assert_eq!(code, 0, "{text}");
+        let found: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(found["format"], format);
+        assert_eq!(found["version"], "v1.35.1");
+        assert_eq!(found["imageChecksum"], *checksum);
+        assert_eq!(
+            (&found["seekTable"], &found["packed"]),
+            (&"none".into(), &false.into())
+        );
+        let args = [
+            "image",
+            "write",
+            "image.zst",
+            "B",
+            "--checksum",
+            &checksum,
+            "--sandbox",
+            "node",
+            "--state-dir",
+            ".",
+        ];
+        let (text, code) = said(&ctl(folder, &args));
+        assert_eq!(code, 0, "{text}");
+        assert!(fs::read(&other).unwrap() == content);
+        fs::write(&other, vec![0xA5; content.len()]).unwrap();
+    }
+}
+
+fn sha256sum(file: &Path) -> String {
+    let output = Command::new("sha256sum").arg(file).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Serves a file once.

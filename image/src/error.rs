@@ -38,7 +38,9 @@ pub enum InstallError {
     },
 
     /// The file is no image in a format that is read. Nothing was written.
-    #[error("the file is not a zstd-compressed image: it looks like {looks_like}")]
+    #[error(
+        "the file is no image that can be installed (zstd, gzip, xz or uncompressed): it looks like {looks_like}"
+    )]
     NotAnImage {
         /// What it looks like instead, as told by its first bytes.
         looks_like: &'static str,
@@ -46,10 +48,10 @@ pub enum InstallError {
 
     /// A frame asks for a larger window, that is more memory, than the decoder may take.
     #[error(
-        "the image needs a decoder window of {window} bytes, the limit is {limit}: compress it with a smaller window (without --long or --ultra)"
+        "the image needs a decoder window of {window} bytes, the limit is {limit}: compress it with a smaller window (zstd without --long or --ultra, xz with a dictionary of that size)"
     )]
     WindowTooLarge {
-        /// What the frame's header asks for, in bytes.
+        /// What a header asks for, in bytes; of xz it is the dictionary.
         window: u64,
         /// The limit, in bytes.
         limit: u64,

@@ -5,9 +5,8 @@ use std::io::{self, Read, Write};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    Decoder, Digest, StreamError,
+    Decoder, Digest, Format, StreamError,
     buffer::{FILE_PIECE, PIECE},
-    decode::SNIFFED,
     seek_table::{SeekEntry, SeekTableError, read_seek_table},
 };
 
@@ -17,6 +16,8 @@ const TAIL: usize = 1 << 20;
 /// A compressed image, from its first to its last byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inspection {
+    /// The file's format.
+    pub format: Format,
     /// The file's length in bytes.
     pub file_bytes: u64,
     /// The image's length in bytes.
@@ -25,7 +26,7 @@ pub struct Inspection {
     pub file_digest: Digest,
     /// SHA-256 of the image.
     pub image_digest: Digest,
-    /// Frames with content.
+    /// Frames with content; of gzip they are members, of xz streams.
     pub frames: u64,
     /// Frames that say how long their content is and that it has a checksum.
     pub complete_frames: u64,
@@ -82,17 +83,26 @@ pub enum InspectError {
     },
 }
 
-/// Reads `file` to its end and writes what it expands to into `image`.
+/// Reads `file` to its end and writes what it expands to into `image`. The format is told by the first bytes.
 pub fn inspect(
     file: &mut dyn Read,
     window_limit: u64,
     image: &mut dyn Write,
 ) -> Result<Inspection, InspectError> {
-    let decoder = Decoder::new(window_limit).map_err(|error| InspectError::Read {
+    let mut portion = vec![0; FILE_PIECE];
+    let mut length = fill(file, &mut portion, 0)?;
+    let begin = |error| InspectError::Stream {
+        file_bytes: 0,
+        image_bytes: 0,
+        error,
+    };
+    let format = Format::of(&portion[..length]).map_err(begin)?;
+    let decoder = Decoder::new(format, window_limit).map_err(|error| InspectError::Read {
         file_bytes: 0,
         error,
     })?;
     let mut looking = Looking {
+        format,
         decoder,
         image,
         room: vec![0; PIECE],
@@ -105,31 +115,34 @@ pub fn inspect(
         window: 0,
         tail: Vec::new(),
     };
-    let mut portion = vec![0; FILE_PIECE];
-    let mut length = 0;
-    let mut ended = false;
-    while !ended {
-        // Enough to tell what it is, however it comes.
-        while length < SNIFFED && !ended {
-            match file.read(&mut portion[length..]) {
-                Ok(0) => ended = true,
-                Ok(count) => length += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    return Err(InspectError::Read {
-                        file_bytes: looking.file_bytes + length as u64,
-                        error,
-                    });
-                }
-            }
-        }
+    while length > 0 {
         looking.portion(&portion[..length])?;
-        length = 0;
+        length = fill(file, &mut portion, looking.file_bytes)?;
     }
     looking.end()
 }
 
+/// Reads until the portion is full or the file ends: the first one tells what the file is, however it comes.
+fn fill(file: &mut dyn Read, portion: &mut [u8], before: u64) -> Result<usize, InspectError> {
+    let mut length = 0;
+    while length < portion.len() {
+        match file.read(&mut portion[length..]) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                return Err(InspectError::Read {
+                    file_bytes: before + length as u64,
+                    error,
+                });
+            }
+        }
+    }
+    Ok(length)
+}
+
 struct Looking<'a> {
+    format: Format,
     decoder: Decoder,
     image: &'a mut dyn Write,
     room: Vec<u8>,
@@ -147,9 +160,6 @@ struct Looking<'a> {
 
 impl Looking<'_> {
     fn portion(&mut self, bytes: &[u8]) -> Result<(), InspectError> {
-        if self.file_bytes == 0 {
-            Decoder::recognise(bytes).map_err(|error| self.error(error))?;
-        }
         self.file_hash.update(bytes);
         self.tail.extend_from_slice(bytes);
         if self.tail.len() > 2 * TAIL {
@@ -172,6 +182,7 @@ impl Looking<'_> {
                     error,
                 })?;
             self.image_bytes += step.produced as u64;
+            self.window = self.window.max(self.decoder.window());
             if let Some(header) = step.frame {
                 self.frames.push(self.image_bytes);
                 self.complete += u64::from(header.content.is_some() && header.checksum);
@@ -191,6 +202,7 @@ impl Looking<'_> {
             .map(|(start, end)| end - start)
             .collect();
         Ok(Inspection {
+            format: self.format,
             seek_table: self.seek_table(&lengths),
             file_bytes: self.file_bytes,
             image_bytes: self.image_bytes,
@@ -205,6 +217,7 @@ impl Looking<'_> {
 
     fn seek_table(&self, lengths: &[u64]) -> SeekTable {
         match read_seek_table(&self.tail) {
+            _ if self.format != Format::Zstd => SeekTable::None,
             Err(SeekTableError::None) => SeekTable::None,
             Ok((entries, length)) if self.agrees(&entries, length, lengths) => SeekTable::Right,
             _ => SeekTable::Wrong,

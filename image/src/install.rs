@@ -3,8 +3,7 @@
 use std::{io::Read, ops::ControlFlow};
 
 use crate::{
-    Access, Decoder, Device, Digest, InstallError, Observer, Progress, StageTimes, Start,
-    checkpoint,
+    Access, Device, Digest, InstallError, Observer, Progress, StageTimes, Start, checkpoint,
     stages::{
         control::Control,
         expand::Bounds,
@@ -119,7 +118,6 @@ pub fn install_from(
             capacity,
         });
     }
-    let mut decoder = Decoder::new(expectation.window_limit).map_err(InstallError::Resources)?;
     let resumed_at = start.image_bytes();
     let control = Control::new(Progress {
         file_bytes: start.file_bytes(),
@@ -130,7 +128,6 @@ pub fn install_from(
         ..Progress::default()
     });
     if resumed_at > 0 {
-        decoder = decoder.between_frames();
         // The hash of what is there already was taken when it was verified.
         control.hash_the_image();
     }
@@ -142,7 +139,7 @@ pub fn install_from(
             capacity,
             promised: expectation.size,
         },
-        decoder,
+        window_limit: expectation.window_limit,
         start,
         compare_before_write: options.compare_before_write,
         binding: options.binding.as_deref().map(checkpoint::bind),

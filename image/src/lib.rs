@@ -6,7 +6,8 @@
 //! is reported as installed has been read back and compared.
 //!
 //! [`pack()`] makes files that are decoded on all cores and from whose middle an installation that was killed can go on
-//! ([`Checkpoint`], [`Start::verify`]); every other `.zst` is installed too. [`inspect()`] tells what a file is.
+//! ([`Checkpoint`], [`Start::verify`]); every other `.zst` is installed too, and so are gzip, xz and an image that is not
+//! compressed ([`Format`]). [`inspect()`] tells what a file is.
 //!
 //! The caller opens the device and decides which one it is; this crate knows neither slots, nor boot loaders, nor
 //! networks. It is synchronous: call it on a thread that may block.
@@ -28,7 +29,7 @@ mod stages;
 mod start;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
-pub use decode::{Decoder, FrameHeader, Step, StreamError};
+pub use decode::{Decoder, Format, FrameHeader, Step, StreamError};
 pub use device::{Access, Device, HostDevice};
 pub use digest::Digest;
 pub use error::{Done, InstallError};

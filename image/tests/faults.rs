@@ -20,7 +20,7 @@ use monok8s_image::{
 };
 use support::{
     ConnectionReset, FILLER, Fault, MIB, Memory, Portions, compress, compress_unsized, expect,
-    image, install_quietly, noise, recorder, sha256,
+    gzip, image, install_quietly, noise, recorder, sha256, xz,
 };
 
 /// An epoch is 64 MiB; this is two of them and a piece that is neither a whole MiB nor a whole sector.
@@ -132,31 +132,83 @@ fn another_checksum_is_a_mismatch_that_names_all_three() {
     }
 }
 
+/// An empty ext4 file system of 4 MiB.
+fn ext4() -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("root.ext4");
+    std::fs::File::create(&path)
+        .unwrap()
+        .set_len(4 << 20)
+        .unwrap();
+    let status = std::process::Command::new("mkfs.ext4")
+        .arg("-q")
+        .arg(&path)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    std::fs::read(&path).unwrap()
+}
+
+/// One image in every format, as one frame and as two.
+fn formats(image: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+    let (one, other) = image.split_at(image.len() / 3);
+    vec![
+        ("zstd", compress(image)),
+        ("zstd frames", [compress(one), compress(other)].concat()),
+        ("gzip", gzip(image)),
+        ("gzip members", [gzip(one), gzip(other)].concat()),
+        ("xz", xz(image)),
+        (
+            "xz streams",
+            [&xz(one)[..], &[0; 4], &xz(other), &[0; 8]].concat(),
+        ),
+        ("uncompressed", image.to_vec()),
+    ]
+}
+
 #[test]
-fn what_is_no_zstd_file_is_named_and_nothing_is_written() {
-    let ext4 = {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("root.ext4");
-        std::fs::File::create(&path)
-            .unwrap()
-            .set_len(4 << 20)
-            .unwrap();
-        let status = std::process::Command::new("mkfs.ext4")
-            .arg("-q")
-            .arg(&path)
-            .status()
-            .unwrap();
-        assert!(status.success());
-        std::fs::read(&path).unwrap()
-    };
+fn every_format_is_told_by_its_content_and_proven_by_either_checksum() {
+    for image in [ext4(), image(3 * MIB + 5)] {
+        for (format, file) in formats(&image) {
+            for (checksum, matched) in [
+                (sha256(&file), ChecksumMatched::File),
+                (sha256(&image), ChecksumMatched::Image),
+            ] {
+                let device = Memory::new(5 * MIB);
+                let mut source = Portions::new(&file, vec![1, 700, 100_000]);
+                let installed = install(&mut source, &device, &expect(checksum), &mut |_| {
+                    ControlFlow::Continue(())
+                })
+                .unwrap();
+                if file != image {
+                    assert_eq!(installed.matched, matched, "{format}");
+                }
+                assert_eq!(installed.file_bytes, file.len() as u64);
+                assert_eq!(installed.image_bytes, image.len() as u64);
+                assert!(device.medium()[..image.len()] == image, "{format}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_image_is_named_and_nothing_is_written() {
+    let mut disk = vec![0; MIB];
+    disk[510..520].copy_from_slice(b"\x55\xAAEFI PART");
     let html = b"<!DOCTYPE html><html><body>Please log in</body></html>";
-    let table: [(&[u8], &str); 7] = [
+    let long_html = [&html[..], &vec![b' '; 100_000]].concat();
+    let table: [(&[u8], &str); 12] = [
         (html, "the server sent HTML"),
-        (b"\x1F\x8B\x08\0\0\0\0\0", "gzip"),
-        (b"\xFD7zXZ\0\0\x04", "xz"),
-        (&ext4, "uncompressed ext4"),
+        (&long_html, "the server sent HTML"),
+        (b"{\"error\": \"no such image\"}", "JSON"),
+        (&[b'x'; 10_000], "text"),
+        (b"BZh91AY&SY\0\0\0", "bzip2"),
+        (&disk, "partition table"),
+        (&ext4()[..4000], "too short"),
         (b"", "empty file"),
         (&compress(b""), "empty image"),
+        (&gzip(&b""[..]), "empty image"),
+        (&xz(&b""[..]), "empty image"),
         (b"\x50\x2A\x4D\x18\x04\0\0\0abcd", "skippable frames only"),
     ];
     for (file, word) in table {
@@ -172,6 +224,67 @@ fn what_is_no_zstd_file_is_named_and_nothing_is_written() {
         };
         assert!(looks_like.contains(word), "{looks_like} for {word}");
         assert_eq!(device.written(), 0);
+    }
+}
+
+/// Where the file ends early nobody can take it for whole, and the message says how far it came. Of an image that is not
+/// compressed only the promises tell.
+#[test]
+fn a_file_of_any_format_that_ends_early_is_told() {
+    let image = image(2 * MIB);
+    for (format, file) in formats(&image) {
+        let cut = &file[..file.len() - 9];
+        let device = Memory::new(2 * MIB);
+        let promised = Expectation {
+            size: Some(image.len() as u64),
+            ..expect(sha256(&file))
+        };
+        match (format, install_quietly(cut, &device, &promised)) {
+            ("uncompressed", Err(InstallError::SizeMismatch { found, .. })) => {
+                assert_eq!(found, cut.len() as u64);
+            }
+            // What is missing is no whole number of zeros.
+            (
+                _,
+                Err(InstallError::DecodeFailed {
+                    file_bytes,
+                    detail,
+                    expanded,
+                }),
+            ) => {
+                assert_eq!(file_bytes, cut.len() as u64, "{format}");
+                assert!(detail.contains("ends"), "{format}: {detail}");
+                assert_eq!(expanded.total, promised.size, "{format}");
+            }
+            (format, other) => panic!("{format}: {other:?}"),
+        }
+    }
+    let error = install_quietly(
+        &image[..image.len() - 1],
+        &Memory::new(2 * MIB),
+        &expect(sha256(&image)),
+    );
+    assert!(
+        matches!(error, Err(InstallError::ChecksumMismatch { .. })),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn what_follows_an_image_of_any_format_is_refused() {
+    let image = image(2 * MIB);
+    for (format, file) in formats(&image) {
+        let followed = [&file, &b"\n<html>"[..]].concat();
+        let device = Memory::new(3 * MIB);
+        let promised = Expectation {
+            size: Some(image.len() as u64),
+            ..expect(sha256(&image))
+        };
+        match (format, install_quietly(&followed, &device, &promised)) {
+            ("uncompressed", Err(InstallError::SizeMismatch { .. }))
+            | (_, Err(InstallError::DecodeFailed { .. })) => {}
+            (format, other) => panic!("{format}: {other:?}"),
+        }
     }
 }
 
@@ -319,26 +432,28 @@ fn a_frame_that_wastes_space_is_decoded_all_the_same() {
 
 #[test]
 fn a_bomb_is_stopped_at_the_bound() {
-    // 1 GiB in some 30 kB; Memory panics when it is written past its end.
-    let bomb = compress_unsized(io::repeat(0).take(1 << 30));
-    assert!(bomb.len() < 200_000);
-    let device = Memory::new(16 * MIB);
-    let error = install_quietly(&bomb, &device, &expect(sha256(&bomb))).unwrap_err();
-    assert!(
-        matches!(error, InstallError::ImageTooLarge { size: None, .. }),
-        "{error}"
-    );
-    let device = Memory::new(16 * MIB);
-    let promised = Expectation {
-        size: Some(8 * MIB as u64),
-        ..expect(sha256(&bomb))
-    };
-    let error = install_quietly(&bomb, &device, &promised).unwrap_err();
-    assert!(
-        matches!(error, InstallError::SizeMismatch { .. }),
-        "{error}"
-    );
-    assert!(device.written() <= 8 * MIB as u64);
+    // Memory panics when it is written past its end.
+    let zeros = || io::repeat(0).take(256 << 20);
+    for bomb in [compress_unsized(zeros()), gzip(zeros()), xz(zeros())] {
+        assert!(bomb.len() < 4 * MIB);
+        let device = Memory::new(16 * MIB);
+        let error = install_quietly(&bomb, &device, &expect(sha256(&bomb))).unwrap_err();
+        assert!(
+            matches!(error, InstallError::ImageTooLarge { size: None, .. }),
+            "{error}"
+        );
+        let device = Memory::new(16 * MIB);
+        let promised = Expectation {
+            size: Some(8 * MIB as u64),
+            ..expect(sha256(&bomb))
+        };
+        let error = install_quietly(&bomb, &device, &promised).unwrap_err();
+        assert!(
+            matches!(error, InstallError::SizeMismatch { .. }),
+            "{error}"
+        );
+        assert!(device.written() <= 8 * MIB as u64);
+    }
 }
 
 #[test]
@@ -356,11 +471,34 @@ fn a_window_over_the_limit_is_refused_before_the_first_byte() {
     }
     assert_eq!(device.written(), 0);
 
-    let wider = Expectation {
+    install_quietly(&file, &device, &wider_for(&file)).unwrap();
+
+    // xz asks for a dictionary.
+    let mut options = liblzma::stream::LzmaOptions::new_preset(0).unwrap();
+    options.dict_size(192 << 20);
+    let mut filters = liblzma::stream::Filters::new();
+    filters.lzma2(&options);
+    let check = liblzma::stream::Check::Crc64;
+    let stream = liblzma::stream::Stream::new_stream_encoder(&filters, check).unwrap();
+    let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+    io::copy(&mut io::repeat(1).take(1 << 20), &mut encoder).unwrap();
+    let file = encoder.finish().unwrap();
+    let device = Memory::new(2 * MIB);
+    match install_quietly(&file, &device, &expect(sha256(&file))) {
+        Err(InstallError::WindowTooLarge { window, limit }) => {
+            assert_eq!((window, limit), (192 << 20, DEFAULT_WINDOW_LIMIT));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(device.written(), 0);
+    install_quietly(&file, &device, &wider_for(&file)).unwrap();
+}
+
+fn wider_for(file: &[u8]) -> Expectation {
+    Expectation {
         window_limit: 256 << 20,
-        ..expect(sha256(&file))
-    };
-    install_quietly(&file, &device, &wider).unwrap();
+        ..expect(sha256(file))
+    }
 }
 
 #[test]

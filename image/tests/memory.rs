@@ -8,7 +8,7 @@ mod support;
 use std::{fs, fs::OpenOptions, io, io::Read, ops::ControlFlow};
 
 use monok8s_image::{HostDevice, pack};
-use support::{MIB, compress_unsized, expect, install_quietly, noise, sha256};
+use support::{MIB, compress_unsized, expect, gzip, install_quietly, noise, sha256, xz};
 
 /// The peak of this process's resident set, in bytes (`proc_pid_status(5)`).
 fn peak() -> u64 {
@@ -21,14 +21,22 @@ fn peak() -> u64 {
     kilobytes << 10
 }
 
+/// An image that is not compressed.
+fn raw() -> Vec<u8> {
+    let mut image = noise(96 * MIB, 5);
+    // No text and no other kind.
+    image[..4096].fill(0);
+    image
+}
+
 /// Begins the peak anew at what is resident now (`proc_pid_clear_refs(5)`), and returns it.
 fn forget_the_peak() -> u64 {
     fs::write("/proc/self/clear_refs", "5").unwrap();
     peak()
 }
 
-/// One test, since the peak is the process's: a stream of one frame, and many small frames that do not compress, which
-/// is when most is on its way.
+/// One test, since the peak is the process's: a stream of one frame in each format, and many small frames that do not
+/// compress, which is when most is on its way.
 #[test]
 fn at_most_64_mib_beyond_the_decoders_window() {
     const LENGTH: u64 = 512 << 20;
@@ -39,7 +47,9 @@ fn at_most_64_mib_beyond_the_decoders_window() {
     let go_on = &mut |_| ControlFlow::Continue(());
     pack(&mut &image[..], &mut packed, 1, go_on).unwrap();
     drop(image);
-    for file in [streamed, packed] {
+    // Of the same, xz -0 keeps 256 KiB and gzip 32.
+    let zeros = || io::repeat(9).take(LENGTH);
+    for file in [streamed, packed, gzip(zeros()), xz(zeros()), raw()] {
         let slot = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         slot.as_file().set_len(LENGTH).unwrap();
         let opened = OpenOptions::new()

@@ -1,4 +1,4 @@
-//! Whatever the frames, the portions in which the file comes, the promises and the faults of the device: the slot
+//! Whatever the format, the frames, the portions in which the file comes, the promises and the faults of the device: the slot
 //! holds the image and everything promised is true, or the result is an error. Never a false success.
 #![allow(
     clippy::unwrap_used,
@@ -13,14 +13,40 @@ mod support;
 use std::ops::ControlFlow;
 
 use monok8s_image::{
-    ChecksumMatched, DEFAULT_WINDOW_LIMIT, Digest, Expectation, InstallError, Options, Start,
-    install_from,
+    ChecksumMatched, DEFAULT_WINDOW_LIMIT, Digest, Expectation, Format, InstallError, Options,
+    Start, install_from,
 };
 use proptest::{prelude::*, sample::Index};
-use support::{FILLER, Fault, MIB, Memory, Portions, compress, compress_unsized, image, sha256};
+use support::{
+    FILLER, Fault, MIB, Memory, Portions, compress, compress_unsized, gzip, image, sha256, xz,
+};
 
-/// One frame: its content's length, whether its header says so, whether a skippable frame follows.
+/// One frame: its content's length, whether its header says so, whether something follows that is passed over. (A gzip
+/// member does not say, and nothing may follow it; an xz stream is followed by zeros.)
 type Frame = (usize, bool, bool);
+
+fn format() -> impl Strategy<Value = Format> {
+    prop_oneof![
+        3 => Just(Format::Zstd),
+        1 => Just(Format::Gzip),
+        1 => Just(Format::Xz),
+        1 => Just(Format::Raw),
+    ]
+}
+
+fn encode(format: Format, content: &[u8], sized: bool, followed: bool) -> Vec<u8> {
+    let (mut frame, follows) = match format {
+        Format::Zstd if sized => (compress(content), &b"\x53\x2A\x4D\x18\x03\0\0\0foo"[..]),
+        Format::Zstd => (compress_unsized(content), &b"\x53\x2A\x4D\x18\0\0\0\0"[..]),
+        Format::Gzip => (gzip(content), &[][..]),
+        Format::Xz => (xz(content), &[0; 8][..]),
+        Format::Raw => (content.to_vec(), &[][..]),
+    };
+    if followed {
+        frame.extend(follows);
+    }
+    frame
+}
 
 #[derive(Clone, Copy, Debug)]
 enum Promise {
@@ -90,6 +116,7 @@ proptest! {
 
     #[test]
     fn the_image_or_an_error(
+        format in format(),
         frames in frames(),
         portions in prop::collection::vec(prop_oneof![1..50_usize, 1..300_000_usize], 1..6),
         promise in prop_oneof![2 => Just(Promise::File), 2 => Just(Promise::Image), 1 => Just(Promise::Neither)],
@@ -103,7 +130,7 @@ proptest! {
     ) {
         let mut file = Vec::new();
         let mut content = Vec::new();
-        for (number, (length, sized, skippable)) in frames.into_iter().enumerate() {
+        for (number, (length, sized, followed)) in frames.into_iter().enumerate() {
             let mut part = image(length);
             if let Some(byte) = part.last_mut() { *byte = number as u8; }
             let some = !part.is_empty();
@@ -112,8 +139,7 @@ proptest! {
                 let end = (at + length).min(part.len());
                 part[at..end].fill(0);
             }
-            file.extend(if sized { compress(&part) } else { compress_unsized(&part[..]) });
-            if skippable { file.extend(b"\x53\x2A\x4D\x18\x03\0\0\0foo"); }
+            file.extend(encode(format, &part, sized, followed));
             content.extend(part);
         }
         let whole_file = file.clone();
@@ -153,10 +179,14 @@ proptest! {
                 prop_assert!(medium[..content.len()] == content, "a false success");
                 prop_assert_eq!(installed.image_bytes, content.len() as u64);
                 prop_assert!(medium[content.len()..].iter().all(|byte| *byte == FILLER));
-                // A file that was changed in a way that decodes to the same image (its skippable frames) is told
+                // A file that was changed in a way that decodes to the same image (its skippable frames, a gzip header's time) is told
                 // from the promised one by its digest; the image's promise holds all the same.
                 match installed.matched {
-                    ChecksumMatched::File => prop_assert!(file == whole_file && matches!(promise, Promise::File)),
+                    ChecksumMatched::File => {
+                        prop_assert!(file == whole_file);
+                        // Not compressed, the two are one.
+                        prop_assert!(matches!(promise, Promise::File) || (format == Format::Raw && matches!(promise, Promise::Image)));
+                    }
                     ChecksumMatched::Image => prop_assert!(matches!(promise, Promise::Image)),
                 }
                 prop_assert!(expectation.size.is_none_or(|size| size == content.len() as u64));
@@ -165,7 +195,8 @@ proptest! {
             Err(error) => {
                 let unhurt = matches!(damage, Damage::None) && faults.iter().all(is_harmless);
                 let promises_hold = !matches!(promise, Promise::Neither) && size_off_by.unwrap_or(0) == 0;
-                let fits = slack >= 0 && !content.is_empty();
+                let least = if format == Format::Raw { 4096 } else { 1 };
+                let fits = slack >= 0 && content.len() >= least;
                 prop_assert!(!(unhurt && promises_hold && fits), "a false failure: {error}");
                 prop_assert!(!matches!(error, InstallError::Cancelled { .. } | InstallError::Resources(_)), "{error}");
             }

@@ -15,7 +15,7 @@ use monok8s_image::{
     Observer, Options, Progress, Stage, Start, install_from, pack, read_seek_table,
 };
 use proptest::{prelude::*, sample::Index};
-use support::{Fault, MIB, Memory, Portions, compress, expect, image, noise, sha256};
+use support::{Fault, MIB, Memory, Portions, compress, expect, gzip, image, noise, sha256, xz};
 
 const EPOCH: u64 = 64 * MIB as u64;
 
@@ -124,13 +124,17 @@ fn a_checkpoint_for_each_proven_epoch() {
 }
 
 #[test]
-fn one_large_frame_has_no_place_to_go_on_from() {
+fn one_large_frame_and_other_formats_have_no_place_to_go_on_from() {
     let image = image(70 * MIB + 5);
-    let file = compress(&image);
-    let device = Memory::new(image.len());
-    let mut keeper = Keeper::default();
-    run(&file, &device, sha256(&image), None, &mut keeper).unwrap();
-    assert!(keeper.kept.is_empty());
+    let halves = image.split_at(68 * MIB);
+    let members = [gzip(halves.0), gzip(halves.1)].concat();
+    let streams = [xz(halves.0), xz(halves.1)].concat();
+    for file in [compress(&image), members, streams, image.clone()] {
+        let device = Memory::new(image.len());
+        let mut keeper = Keeper::default();
+        run(&file, &device, sha256(&image), None, &mut keeper).unwrap();
+        assert!(keeper.kept.is_empty());
+    }
 }
 
 /// Nobody asked for them.

@@ -15,6 +15,8 @@ use crate::answer::Answer;
 #[serde(rename_all = "camelCase")]
 struct Report {
     source: String,
+    /// zstd, gzip, xz or uncompressed, told by the content.
+    format: String,
     file_bytes: u64,
     file_checksum: String,
     image_bytes: u64,
@@ -89,6 +91,7 @@ fn report(args: &InspectArgs, found: &Inspection, version: Result<String, String
     };
     Report {
         source: args.source.to_string(),
+        format: found.format.to_string(),
         file_bytes: found.file_bytes,
         file_checksum: found.file_digest.to_string(),
         image_bytes: found.image_bytes,
@@ -121,9 +124,10 @@ fn text(report: &Report) -> String {
         "decoded on one core, begun again after a crash; `ctl image pack` makes it otherwise"
     };
     format!(
-        "{}\n  version     {version}\n  file        {} bytes, {}\n  image       {} bytes, {}\n  frames      {}, the largest {} bytes, \
+        "{}\n  version     {version}\n  format      {}\n  file        {} bytes, {}\n  image       {} bytes, {}\n  frames      {}, the largest {} bytes, \
          window {} bytes\n  seek table  {}\n  {packed}\n",
         report.source,
+        report.format,
         report.file_bytes,
         report.file_checksum,
         report.image_bytes,

@@ -7,8 +7,8 @@ use std::{
 };
 
 use monok8s_image::{
-    Access, Checkpoint, Decoder, Device, Digest, Expectation, InstallError, StreamError, install,
-    read_seek_table, write_seek_table,
+    Access, Checkpoint, Decoder, Device, Digest, Expectation, Format, InstallError, StreamError,
+    install, read_seek_table, write_seek_table,
 };
 
 /// Small enough that a fuzzer's memory limit is not what stops it.
@@ -17,7 +17,8 @@ const WINDOW_LIMIT: u64 = 8 << 20;
 /// Expanded bytes after which a run ends, so that a bomb costs no time.
 const ENOUGH: usize = 1 << 20;
 
-/// The first byte chooses the portions, the rest is the file.
+/// The first byte chooses the portions, the rest is the file. It is decoded as what it is, and where it is nothing as
+/// zstd: a decoder must hold for any bytes.
 ///
 /// # Panics
 ///
@@ -27,10 +28,11 @@ pub fn decoder(data: &[u8]) {
     let Some((&portions, file)) = data.split_first() else {
         return;
     };
-    let whole = decode(file, file.len().max(1), 64 << 10);
+    let format = Format::of(file).unwrap_or(Format::Zstd);
+    let whole = decode(format, file, file.len().max(1), 64 << 10);
     let input = usize::from(portions & 0x0F) + 1;
     let output = (usize::from(portions >> 4) + 1) * 37;
-    let by_portions = decode(file, input, output);
+    let by_portions = decode(format, file, input, output);
     // Where enough was made in one way, the other may have met damage beyond it first.
     if whole != Outcome::Enough && by_portions != Outcome::Enough {
         assert_eq!(whole, by_portions, "{input} and {output} at a time");
@@ -45,8 +47,8 @@ enum Outcome {
     Refused(std::mem::Discriminant<StreamError>),
 }
 
-fn decode(file: &[u8], input: usize, output: usize) -> Outcome {
-    match try_decode(file, input, output) {
+fn decode(format: Format, file: &[u8], input: usize, output: usize) -> Outcome {
+    match try_decode(format, file, input, output) {
         Ok(Some(image)) => Outcome::Image(image),
         Ok(None) => Outcome::Enough,
         Err(error) => {
@@ -58,8 +60,13 @@ fn decode(file: &[u8], input: usize, output: usize) -> Outcome {
     }
 }
 
-fn try_decode(file: &[u8], input: usize, output: usize) -> Result<Option<Vec<u8>>, StreamError> {
-    let Ok(mut decoder) = Decoder::new(WINDOW_LIMIT) else {
+fn try_decode(
+    format: Format,
+    file: &[u8],
+    input: usize,
+    output: usize,
+) -> Result<Option<Vec<u8>>, StreamError> {
+    let Ok(mut decoder) = Decoder::new(format, WINDOW_LIMIT) else {
         return Ok(None);
     };
     let mut buffer = vec![0; output];
@@ -168,7 +175,10 @@ impl Device for Slot {
 ///
 /// When the engine makes another image of it than the decoder, or fails where that does not.
 pub fn frames(file: &[u8]) {
-    let plain = decode(file, file.len().max(1), 64 << 10);
+    let plain = match Format::of(file) {
+        Ok(format) => decode(format, file, file.len().max(1), 64 << 10),
+        Err(error) => Outcome::Refused(std::mem::discriminant(&error)),
+    };
     let slot = Slot(Mutex::new(vec![0xA5; ENOUGH]));
     let expectation = Expectation {
         checksum: Digest([0; 32]),

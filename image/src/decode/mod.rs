@@ -1,31 +1,30 @@
-//! The compressed stream, frame by frame.
+//! From the file to the image, whatever the file's format.
 
 mod body;
 mod frame;
+mod gzip;
+mod raw;
 mod sniff;
+mod xz;
+mod zstd;
 
-use std::io;
-
-use zstd::{
-    stream::raw::{DParameter, Decoder as Context, Operation},
-    zstd_safe::{InBuffer, OutBuffer},
-};
+use std::{fmt, io};
 
 pub(crate) use body::Body;
 pub use frame::FrameHeader;
-use frame::{MAX_HEADER, Parsed};
 pub(crate) use sniff::SNIFFED;
+pub(crate) use zstd::Diverted;
 
-/// Why a compressed stream cannot be decoded.
+/// Why a stream cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
-    /// Told by its first bytes: no zstd.
+    /// Told by its first bytes: nothing that is installed.
     #[error("it looks like {0}")]
     NotAnImage(&'static str),
     /// A frame's window is over the limit.
     #[error("a window of {window} bytes is needed, the limit is {limit}")]
     WindowTooLarge {
-        /// As the frame's header says, in bytes.
+        /// As the header says, in bytes.
         window: u64,
         /// In bytes.
         limit: u64,
@@ -34,8 +33,52 @@ pub enum StreamError {
     #[error("{0}")]
     Damaged(String),
     /// The stream ends inside a frame.
-    #[error("it ends in the middle of a frame")]
+    #[error("it ends in the middle of the image")]
     Truncated,
+}
+
+/// How an image comes, told by the file's first bytes and never by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// zstd frames, RFC 8878: the one that is decoded on all cores and can be resumed.
+    Zstd,
+    /// gzip members, RFC 1952.
+    Gzip,
+    /// xz streams, the .xz file format 1.2.1.
+    Xz,
+    /// The image itself.
+    Raw,
+}
+
+impl Format {
+    /// Tells by the first 4096 bytes, or by the whole file where it is shorter; more are not looked at.
+    ///
+    /// A file system has no mark at its beginning that all of them share, so that what is accepted as an uncompressed
+    /// image is all that is not something else: no text (an error page), no archive, no other compression, no virtual
+    /// machine's disk, no whole disk (a slot is one partition), and nothing shorter than 4096 bytes.
+    pub fn of(head: &[u8]) -> Result<Self, StreamError> {
+        let head = &head[..head.len().min(SNIFFED)];
+        match () {
+            () if frame::is_frame(head) => Ok(Self::Zstd),
+            () if head.starts_with(&gzip::MAGIC) => Ok(Self::Gzip),
+            () if head.starts_with(&xz::MAGIC) => Ok(Self::Xz),
+            () => match sniff::other_than_an_image(head) {
+                Some(looks_like) => Err(StreamError::NotAnImage(looks_like)),
+                None => Ok(Self::Raw),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Zstd => "zstd",
+            Self::Gzip => "gzip",
+            Self::Xz => "xz",
+            Self::Raw => "uncompressed",
+        })
+    }
 }
 
 /// What one call of [`Decoder::decode`] has done.
@@ -45,103 +88,51 @@ pub struct Step {
     pub consumed: usize,
     /// Bytes of the output that are filled.
     pub produced: usize,
-    /// A frame has begun, and none of its content has been produced yet.
+    /// A frame has begun, and none of its content has been produced yet. So are called here what can be decoded without
+    /// what is before it: a zstd frame, a gzip member, an xz stream, an uncompressed file.
     pub frame: Option<FrameHeader>,
-    /// A frame has ended with the last byte consumed.
+    /// A zstd frame has ended with the last byte consumed.
     pub ended: bool,
 }
 
-/// The header of a frame that is decoded elsewhere.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Diverted {
-    bytes: [u8; MAX_HEADER],
-    length: usize,
-}
-
-impl Diverted {
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
-}
-
-/// Decodes a stream of zstd frames into the caller's buffers.
+/// Decodes a file of one format into the caller's buffers.
 ///
-/// Skippable frames are skipped wherever they stand. A frame's checksum, where it has one, is checked. The only
-/// memory that grows with the input is the window of the largest frame, and a frame whose window is over the limit
-/// is refused by its header.
-pub struct Decoder {
-    context: Context<'static>,
-    window_limit: u64,
-    position: Position,
-    frames: u64,
-}
+/// Frames follow each other to the file's end, and nothing else does, but for what a format has to be passed over:
+/// skippable frames of zstd wherever they stand, zeros between and after streams of xz. Checksums inside are checked.
+/// The only memory that grows with the input is the window of the largest frame (for xz its dictionary), and one over the
+/// limit is refused by its header.
+pub struct Decoder(Kind);
 
-#[derive(Debug)]
-enum Position {
-    /// Between frames: so much of a header has come.
-    Header {
-        bytes: [u8; MAX_HEADER],
-        length: usize,
-    },
-    /// A header whose bytes the decoder has yet to be fed.
-    Fed {
-        bytes: [u8; MAX_HEADER],
-        length: usize,
-        fed: usize,
-    },
-    /// In a frame.
-    Content,
-    /// In a skippable frame, so many bytes before its end.
-    Skipping(u32),
+enum Kind {
+    Zstd(zstd::Zstd),
+    Gzip(Box<gzip::Gzip>),
+    Xz(Box<xz::Xz>),
+    Raw(raw::Raw),
 }
-
-const BETWEEN_FRAMES: Position = Position::Header {
-    bytes: [0; MAX_HEADER],
-    length: 0,
-};
 
 impl Decoder {
-    /// A decoder at the beginning of a stream, with the largest window that it accepts, in bytes. Fails for want of
+    /// A decoder at the beginning of a file, with the largest window that it accepts, in bytes. Fails for want of
     /// memory.
-    pub fn new(window_limit: u64) -> io::Result<Self> {
-        let mut context = Context::new()?;
-        // The header is judged exactly, below; zstd's own limit is the next power of two, within what it can do.
-        let log = window_limit.max(1).next_power_of_two().ilog2();
-        context.set_parameter(DParameter::WindowLogMax(log.clamp(10, 31)))?;
-        Ok(Self {
-            context,
-            window_limit,
-            position: BETWEEN_FRAMES,
-            frames: 0,
-        })
+    pub fn new(format: Format, window_limit: u64) -> io::Result<Self> {
+        Ok(Self(match format {
+            Format::Zstd => Kind::Zstd(zstd::Zstd::new(window_limit)?),
+            Format::Gzip => Kind::Gzip(Box::default()),
+            Format::Xz => Kind::Xz(Box::new(xz::Xz::new(window_limit))),
+            Format::Raw => Kind::Raw(raw::Raw::default()),
+        }))
     }
 
-    /// A decoder for the rest of a stream of which some frames have been decoded before.
-    pub(crate) fn between_frames(mut self) -> Self {
-        self.frames = self.frames.max(1);
-        self
+    /// A decoder for the rest of a zstd file of which some frames have been decoded before.
+    pub(crate) fn between_frames(window_limit: u64) -> io::Result<Self> {
+        let zstd = zstd::Zstd::new(window_limit)?.between_frames();
+        Ok(Self(Kind::Zstd(zstd)))
     }
 
-    /// Takes away the frame that has just begun: its body does not come here, and what follows it does.
+    /// Takes away the zstd frame that has just begun: its body does not come here, and what follows it does.
     pub(crate) fn divert(&mut self) -> Option<Diverted> {
-        let Position::Fed {
-            bytes,
-            length,
-            fed: 0,
-        } = self.position
-        else {
-            return None;
-        };
-        self.position = BETWEEN_FRAMES;
-        Some(Diverted { bytes, length })
-    }
-
-    /// Tells a zstd stream from everything else by its first bytes ([`SNIFFED`] of them, or the whole file).
-    pub(crate) fn recognise(head: &[u8]) -> Result<(), StreamError> {
-        if frame::is_frame(head) {
-            Ok(())
-        } else {
-            Err(StreamError::NotAnImage(sniff::looks_like(head)))
+        match &mut self.0 {
+            Kind::Zstd(zstd) => zstd.divert(),
+            _ => None,
         }
     }
 
@@ -149,123 +140,52 @@ impl Decoder {
     ///
     /// With an output of no bytes it stops before content; whether there is more is told by a call with room.
     pub fn decode(&mut self, input: &[u8], output: &mut [u8]) -> Result<Step, StreamError> {
-        let mut step = Step::default();
-        loop {
-            let rest = &input[step.consumed..];
-            match &mut self.position {
-                Position::Header { bytes, length } => match frame::parse(&bytes[..*length]) {
-                    Parsed::Needs(needed) => {
-                        let taken = (needed - *length).min(rest.len());
-                        if taken == 0 {
-                            return Ok(step);
-                        }
-                        bytes[*length..*length + taken].copy_from_slice(&rest[..taken]);
-                        *length += taken;
-                        step.consumed += taken;
-                    }
-                    Parsed::Skippable(length) => self.position = Position::Skipping(length),
-                    Parsed::Other if self.frames == 0 => {
-                        return Err(StreamError::Damaged("no zstd frame begins here".into()));
-                    }
-                    Parsed::Other => {
-                        return Err(StreamError::Damaged(
-                            "bytes that are no zstd frame follow the image".into(),
-                        ));
-                    }
-                    Parsed::Zstd { header, .. } => {
-                        if header.window > self.window_limit {
-                            return Err(StreamError::WindowTooLarge {
-                                window: header.window,
-                                limit: self.window_limit,
-                            });
-                        }
-                        self.frames += 1;
-                        self.position = Position::Fed {
-                            bytes: *bytes,
-                            length: *length,
-                            fed: 0,
-                        };
-                        step.frame = Some(header);
-                        return Ok(step);
-                    }
-                },
-                Position::Fed { bytes, length, fed } => {
-                    let (taken, _, _) = run(&mut self.context, &bytes[*fed..*length], &mut [])?;
-                    *fed += taken;
-                    if *fed == *length {
-                        self.position = Position::Content;
-                    } else if taken == 0 {
-                        return Err(StreamError::Damaged("the frame's header is no good".into()));
-                    }
-                }
-                Position::Skipping(left) => {
-                    let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(rest.len());
-                    *left -= u32::try_from(taken).unwrap_or(*left);
-                    step.consumed += taken;
-                    if *left > 0 {
-                        return Ok(step);
-                    }
-                    self.position = BETWEEN_FRAMES;
-                }
-                Position::Content => {
-                    let room = &mut output[step.produced..];
-                    if room.is_empty() {
-                        return Ok(step);
-                    }
-                    let (taken, made, ended) = run(&mut self.context, rest, room)?;
-                    step.consumed += taken;
-                    step.produced += made;
-                    if ended {
-                        self.position = BETWEEN_FRAMES;
-                        step.ended = true;
-                        return Ok(step);
-                    } else if taken == 0 && made == 0 {
-                        // It waits for more input: what it holds back it would have put out, since there is room.
-                        return Ok(step);
-                    }
-                }
-            }
+        match &mut self.0 {
+            Kind::Zstd(zstd) => zstd.decode(input, output),
+            Kind::Gzip(gzip) => gzip.decode(input, output),
+            Kind::Xz(xz) => xz.decode(input, output),
+            Kind::Raw(raw) => Ok(raw.decode(input, output)),
+        }
+    }
+
+    /// What the frame needs that is being decoded, in bytes, where its beginning does not say so
+    /// ([`FrameHeader::window`] is then 0): that of xz is known when its first content has been produced.
+    pub(crate) fn window(&mut self) -> u64 {
+        match &mut self.0 {
+            Kind::Xz(xz) => xz.window(),
+            _ => 0,
         }
     }
 
     /// To be called when the input has ended.
     pub fn finish(&self) -> Result<(), StreamError> {
-        match self.position {
-            Position::Header { length: 0, .. } if self.frames > 0 => Ok(()),
-            Position::Header { length: 0, .. } => Err(StreamError::NotAnImage(
-                "a zstd file without an image: it has skippable frames only",
-            )),
-            _ => Err(StreamError::Truncated),
+        match &self.0 {
+            Kind::Zstd(zstd) => zstd.finish(),
+            Kind::Gzip(gzip) => gzip.finish(),
+            Kind::Xz(xz) => xz.finish(),
+            Kind::Raw(_) => Ok(()),
         }
     }
 }
 
-/// One step of zstd: bytes taken, bytes made, and whether the frame has ended.
-fn run(
-    context: &mut Context<'static>,
-    input: &[u8],
-    output: &mut [u8],
-) -> Result<(usize, usize, bool), StreamError> {
-    let mut input = InBuffer::around(input);
-    let mut output = OutBuffer::around(output);
-    let hint = context
-        .run(&mut input, &mut output)
-        .map_err(|e| StreamError::Damaged(e.to_string()))?;
-    Ok((input.pos(), output.pos(), hint == 0))
-}
-
 #[cfg(test)]
-mod tests {
-    use io::Read;
+pub(crate) mod tests {
+    use std::io::Write as _;
+
     use proptest::prelude::*;
 
     use super::*;
 
-    const LIMIT: u64 = 8 << 20;
+    pub(crate) const LIMIT: u64 = 8 << 20;
 
     /// Decodes with the given sizes of input and output, and counts the frames.
-    fn decode(file: &[u8], input: usize, output: usize) -> Result<(Vec<u8>, usize), StreamError> {
-        let mut decoder = Decoder::new(LIMIT).unwrap();
+    pub(crate) fn decode(
+        format: Format,
+        file: &[u8],
+        input: usize,
+        output: usize,
+    ) -> Result<(Vec<u8>, usize), StreamError> {
+        let mut decoder = Decoder::new(format, LIMIT).unwrap();
         let mut buffer = vec![0; output];
         let (mut image, mut frames) = (Vec::new(), 0);
         for mut piece in file.chunks(input) {
@@ -284,99 +204,116 @@ mod tests {
         Ok((image, frames))
     }
 
-    fn skippable(content: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(content.len()).unwrap().to_le_bytes();
-        [&[0x5E, 0x2A, 0x4D, 0x18], &length[..], content].concat()
+    /// One frame with a checksum.
+    pub(crate) fn encode(format: Format, content: &[u8]) -> Vec<u8> {
+        match format {
+            Format::Zstd => {
+                let mut encoder = ::zstd::stream::Encoder::new(Vec::new(), 3).unwrap();
+                encoder.include_checksum(true).unwrap();
+                encoder.write_all(content).unwrap();
+                encoder.finish().unwrap()
+            }
+            Format::Gzip => {
+                let level = flate2::Compression::fast();
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+                encoder.write_all(content).unwrap();
+                encoder.finish().unwrap()
+            }
+            Format::Xz => {
+                let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 0);
+                encoder.write_all(content).unwrap();
+                encoder.finish().unwrap()
+            }
+            Format::Raw => content.to_vec(),
+        }
     }
 
-    fn compress(content: &[u8]) -> Vec<u8> {
-        zstd::bulk::compress(content, 3).unwrap()
-    }
+    const COMPRESSED: [Format; 3] = [Format::Zstd, Format::Gzip, Format::Xz];
 
     proptest! {
         #[test]
         fn all_frames_in_any_portions(
+            format in prop::sample::select(&COMPRESSED),
             frames in prop::collection::vec(prop::collection::vec(0..4_u8, 0..5000), 1..5),
             input in 1..7000_usize,
             output in 1..7000_usize,
         ) {
-            let mut file = skippable(b"before");
-            for frame in &frames {
-                file.extend(compress(frame));
-                file.extend(skippable(&[]));
-            }
-            file.extend(skippable(b"a seek table"));
-            let (image, seen) = decode(&file, input, output).unwrap();
+            let file: Vec<u8> = frames.iter().flat_map(|frame| encode(format, frame)).collect();
+            let (image, seen) = decode(format, &file, input, output).unwrap();
             prop_assert_eq!(image, frames.concat());
             prop_assert_eq!(seen, frames.len());
         }
 
-        /// Whatever is done to a file, the decoder ends, and never with another image (frames with checksums).
+        /// Whatever is done to a file, the decoder ends, and never with another image.
         #[test]
-        fn damage_never_passes(content in prop::collection::vec(any::<u8>(), 1..3000), at in any::<prop::sample::Index>(), bit in 0..8_u8, cut in any::<bool>()) {
-            let mut encoder = zstd::stream::Encoder::new(Vec::new(), 3).unwrap();
-            encoder.include_checksum(true).unwrap();
-            io::Write::write_all(&mut encoder, &content).unwrap();
-            let mut file = encoder.finish().unwrap();
+        fn damage_never_passes(
+            format in prop::sample::select(&COMPRESSED),
+            content in prop::collection::vec(any::<u8>(), 1..3000),
+            at in any::<prop::sample::Index>(),
+            bit in 0..8_u8,
+            cut in any::<bool>(),
+        ) {
+            let mut file = encode(format, &content);
             let at = at.index(file.len());
             if cut { file.truncate(at) } else { file[at] ^= 1 << bit }
-            if let Ok((image, _)) = decode(&file, 100, 100) {
+            if let Ok((image, _)) = decode(format, &file, 100, 100) && !file.is_empty() {
                 prop_assert_eq!(image, content);
             }
+        }
+
+        #[test]
+        fn what_is_not_compressed_is_the_image(
+            content in prop::collection::vec(any::<u8>(), 1..9000),
+            input in 1..7000_usize,
+            output in 1..7000_usize,
+        ) {
+            prop_assert_eq!(decode(Format::Raw, &content, input, output).unwrap(), (content, 1));
         }
     }
 
     #[test]
     fn a_cut_file_is_truncated() {
-        let file = compress(&vec![7; 100_000]);
-        for length in 1..file.len() {
-            assert_eq!(
-                decode(&file[..length], 10, 4096),
-                Err(StreamError::Truncated)
-            );
+        for format in COMPRESSED {
+            let file = encode(format, &vec![7; 100_000]);
+            for length in 1..file.len() {
+                let error = decode(format, &file[..length], 10, 4096).unwrap_err();
+                assert_eq!(error, StreamError::Truncated, "{format}, {length}");
+            }
         }
     }
 
     #[test]
     fn what_follows_the_image_must_be_a_frame() {
-        let file = [compress(b"image"), b"<html>".to_vec()].concat();
-        let error = decode(&file, 10, 4096).unwrap_err();
-        assert!(error.to_string().contains("follow the image"), "{error}");
-    }
-
-    #[test]
-    fn skippable_frames_alone_are_no_image() {
-        assert!(matches!(
-            decode(&skippable(b"nothing else"), 10, 4096),
-            Err(StreamError::NotAnImage(_))
-        ));
-    }
-
-    #[test]
-    fn a_window_over_the_limit_is_refused_by_the_header() {
-        let compress = |log| {
-            let mut encoder = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
-            encoder.window_log(log).unwrap();
-            io::copy(&mut io::repeat(7).take(20 << 20), &mut encoder).unwrap();
-            encoder.finish().unwrap()
-        };
-        assert_eq!(decode(&compress(23), 4096, 4096).unwrap().0.len(), 20 << 20);
-        assert_eq!(
-            decode(&compress(24), 4096, 4096),
-            Err(StreamError::WindowTooLarge {
-                window: 16 << 20,
-                limit: LIMIT
-            })
-        );
+        for format in COMPRESSED {
+            for garbage in [
+                &b"<html>"[..],
+                &[0x1F],
+                &[0xFD, 0x37],
+                &[0, 0, 0, 0, 1],
+                &[0],
+            ] {
+                let file = [&encode(format, b"image"), garbage].concat();
+                for portion in [1, 10, 1000] {
+                    let result = decode(format, &file, portion, 4096);
+                    assert!(result.is_err(), "{format}, {garbage:?}");
+                }
+            }
+            let file = [encode(format, b"image"), b"<html>".to_vec()].concat();
+            let error = decode(format, &file, 10, 4096).unwrap_err();
+            assert!(error.to_string().contains("follow the image"), "{error}");
+        }
     }
 
     #[test]
     fn recognised_by_content() {
-        assert!(Decoder::recognise(&compress(b"")).is_ok());
-        assert!(Decoder::recognise(&skippable(b"")).is_ok());
-        assert!(matches!(
-            Decoder::recognise(b"\x1F\x8B\x08"),
-            Err(StreamError::NotAnImage(_))
-        ));
+        for format in COMPRESSED {
+            assert_eq!(Format::of(&encode(format, b"")), Ok(format));
+        }
+        let skippable = b"\x5E\x2A\x4D\x18\0\0\0\0";
+        assert_eq!(Format::of(skippable), Ok(Format::Zstd));
+        assert_eq!(Format::of(&[0; SNIFFED]), Ok(Format::Raw));
+        for none in [&[0; SNIFFED - 1][..], b"", b"BZh9", &[b'a'; SNIFFED]] {
+            assert!(matches!(Format::of(none), Err(StreamError::NotAnImage(_))));
+        }
     }
 }

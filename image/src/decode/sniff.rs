@@ -1,51 +1,74 @@
 //! What a file is, told by its first bytes and never by its name.
 
-/// So many first bytes tell everything that is looked for; fewer are fine.
-pub(crate) const SNIFFED: usize = 2048;
+/// So many first bytes tell everything that is looked for. No file system is shorter.
+pub(crate) const SNIFFED: usize = 4096;
 
-/// What a file that is no zstd image looks like, for a person to read.
-pub(super) fn looks_like(head: &[u8]) -> &'static str {
+/// What a file that is in none of the formats with a mark looks like, for a person to read; None where it may be an
+/// image that is not compressed.
+pub(super) fn other_than_an_image(head: &[u8]) -> Option<&'static str> {
     let at = |offset: usize, magic: &[u8]| {
         head.get(offset..)
             .is_some_and(|rest| rest.starts_with(magic))
     };
-    match () {
-        () if head.is_empty() => "an empty file",
-        () if at(0, &[0x1F, 0x8B]) => {
-            "a gzip file, which is not read: compress the image with zstd"
-        }
-        () if at(0, b"\xFD7zXZ\0") => "an xz file, which is not read: compress the image with zstd",
+    let is = match () {
         () if at(0, b"BZh") => "a bzip2 file, which is not read: compress the image with zstd",
         () if at(0, &[0x04, 0x22, 0x4D, 0x18]) => {
             "an lz4 file, which is not read: compress the image with zstd"
         }
+        () if at(0, b"LZIP") || at(0, &[0x5D, 0, 0]) => {
+            "an lzma file, which is not read: compress the image with zstd"
+        }
         () if at(0, b"PK\x03\x04") => "a zip archive",
         () if at(0, b"7z\xBC\xAF\x27\x1C") => "a 7-zip archive",
         () if at(257, b"ustar") => "a tar archive",
-        // s_magic of the super block, which is at 1024.
-        () if at(1024 + 56, &[0x53, 0xEF]) => {
-            "an uncompressed ext4 file system: compress the image with zstd"
+        () if at(0, b"QFI\xFB") || at(0, b"KDMV") || at(0, b"vhdxfile") => {
+            "a virtual machine's disk: an image is the file system itself"
         }
-        () if at(0, b"hsqs") => "an uncompressed squashfs: compress the image with zstd",
-        () if at(1024, &[0xE2, 0xE1, 0xF5, 0xE0]) => {
-            "an uncompressed EROFS: compress the image with zstd"
-        }
-        () if at(512, b"EFI PART") || at(510, &[0x55, 0xAA]) => {
-            "a whole disk with a partition table: an image is one file system"
+        () if at(0, &[0x3A, 0xFF, 0x26, 0xED]) => {
+            "an Android sparse image: make it a plain one with simg2img"
         }
         () if at(0, b"casync") => "a casync index",
-        () => text(head),
+        // s_magic of ext4's super block, which is at 1024; there may be anything before it, a boot sector too.
+        () if at(1024 + 56, &[0x53, 0xEF]) => return too_short(head),
+        () if at(512, b"EFI PART") || is_partition_table(head) => {
+            "a whole disk with a partition table: an image is one file system"
+        }
+        () => return text(head).or_else(|| too_short(head)),
+    };
+    Some(is)
+}
+
+/// A master boot record with partitions in it. File systems that can be booted end their first sector with the same two
+/// bytes.
+fn is_partition_table(head: &[u8]) -> bool {
+    let Some(sector) = head.get(..512) else {
+        return false;
+    };
+    let is_fat = sector[54..].starts_with(b"FAT") || sector[82..].starts_with(b"FAT");
+    // Four entries of 16 bytes; the first byte says whether it is active, the fifth is the type, 0 for none.
+    let entries = || sector[446..510].chunks(16);
+    sector.ends_with(&[0x55, 0xAA])
+        && !is_fat
+        && entries().all(|entry| matches!(entry[0], 0 | 0x80))
+        && entries().any(|entry| entry[4] != 0)
+}
+
+fn too_short(head: &[u8]) -> Option<&'static str> {
+    match head.len() {
+        0..SNIFFED => Some("a part of something: less than 4096 bytes, too short for an image"),
+        _ => None,
     }
 }
 
-fn text(head: &[u8]) -> &'static str {
+/// What a text or what is nearly one is.
+fn text(head: &[u8]) -> Option<&'static str> {
     let head = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head);
     let Some(first) = head.iter().position(|byte| !byte.is_ascii_whitespace()) else {
-        return if head.is_empty() {
+        return Some(if head.is_empty() {
             "an empty file"
         } else {
             "blanks"
-        };
+        });
     };
     let begins = |word: &[u8]| {
         head[first..]
@@ -63,21 +86,21 @@ fn text(head: &[u8]) -> &'static str {
     .iter()
     .any(|word| begins(word))
     {
-        return "a web page: the server sent HTML, not a file";
+        return Some("a web page: the server sent HTML, not a file");
     }
     if begins(b"<?xml") || begins(b"<Error") {
-        return "an XML document: perhaps an object store's error";
+        return Some("an XML document: perhaps an object store's error");
     }
     let printable = |byte: &u8| matches!(byte, b'\t' | b'\n' | b'\r' | 0x20..=0x7E | 0x80..);
     match head {
         _ if begins(b"{") && head.iter().all(printable) => {
-            "a JSON document: perhaps an error of the server's"
+            Some("a JSON document: perhaps an error of the server's")
         }
         _ if begins(b"version https://git-lfs") => {
-            "a Git LFS pointer: the file itself is elsewhere"
+            Some("a Git LFS pointer: the file itself is elsewhere")
         }
-        _ if head.iter().all(printable) => "text",
-        _ => "data of no known kind",
+        _ if head.iter().all(printable) => Some("text"),
+        _ => None,
     }
 }
 
@@ -85,34 +108,68 @@ fn text(head: &[u8]) -> &'static str {
 mod tests {
     use super::*;
 
+    /// The first bytes of a file, with something in them.
+    fn head(parts: &[(usize, &[u8])]) -> Vec<u8> {
+        let mut head = vec![0; SNIFFED];
+        for (at, bytes) in parts {
+            head[*at..*at + bytes.len()].copy_from_slice(bytes);
+        }
+        head
+    }
+
     #[test]
     fn told_by_content() {
-        let mut ext4 = vec![0; SNIFFED];
-        ext4[1080..1082].copy_from_slice(&[0x53, 0xEF]);
-        let mut disk = vec![0; SNIFFED];
-        disk[510..512].copy_from_slice(&[0x55, 0xAA]);
-        let mut tar = vec![b'a'; 512];
-        tar[257..262].copy_from_slice(b"ustar");
         let table: &[(&[u8], &str)] = &[
             (b"", "empty"),
             (b" \n", "blanks"),
-            (b"\x1F\x8B\x08", "gzip"),
-            (b"\xFD7zXZ\0", "xz"),
+            (b"BZh91AY", "bzip2"),
             (b"\x04\x22\x4D\x18", "lz4"),
+            (b"LZIP\x01", "lzma"),
+            (b"\x5D\0\0\x80\0", "lzma"),
             (b"<!DOCTYPE html><html>", "web page"),
             (b"\xEF\xBB\xBF\r\n <HTML>", "web page"),
             (b"<?xml version=\"1.0\"?><Error>", "XML"),
             (b"{\"error\": \"no\"}", "JSON"),
             (b"404 not found\n", "text"),
+            (&[b'x'; SNIFFED], "text"),
             (b"version https://git-lfs.github.com/spec/v1\n", "LFS"),
-            (b"\0\x01\x02", "no known kind"),
-            (&ext4, "ext4"),
-            (&disk, "partition table"),
-            (&tar, "tar"),
+            (b"\0\x01\x02", "too short"),
+            (&[0; SNIFFED - 1], "too short"),
+            (&head(&[(0, b"QFI\xFB")]), "virtual machine"),
+            (&head(&[(257, b"ustar")]), "tar"),
+            (
+                &head(&[(510, b"\x55\xAA"), (512, b"EFI PART")]),
+                "partition table",
+            ),
+            (
+                &head(&[(510, b"\x55\xAA"), (446 + 4, b"\x83")]),
+                "partition table",
+            ),
         ];
         for (head, word) in table {
-            let said = looks_like(head);
+            let said = other_than_an_image(head).unwrap_or("an image");
             assert!(said.contains(word), "{said:?} for {word}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_an_image() {
+        let images = [
+            // ext4, with and without a boot sector that looks like a partition table.
+            head(&[(1080, b"\x53\xEF")]),
+            head(&[(1080, b"\x53\xEF"), (510, b"\x55\xAA"), (446 + 4, b"\x83")]),
+            // squashfs, EROFS, XFS.
+            head(&[(0, b"hsqs")]),
+            head(&[(1024, b"\xE2\xE1\xF5\xE0")]),
+            head(&[(0, b"XFSB")]),
+            // FAT, and boot code that is no partition table.
+            head(&[(82, b"FAT32   "), (510, b"\x55\xAA"), (450, b"\x83")]),
+            head(&[(446, &[7; 64]), (510, b"\x55\xAA")]),
+            // btrfs and ISO 9660 begin with zeros.
+            head(&[]),
+        ];
+        for image in images {
+            assert_eq!(other_than_an_image(&image), None);
         }
     }
 }

@@ -1,13 +1,16 @@
 //! From the file to the image: hash, decode, and the judgement of sizes.
 
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::{
+    io,
+    sync::mpsc::{Receiver, SyncSender},
+};
 
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     Digest, StreamError,
     buffer::{ALIGNMENT, BLOCK, Buffer, Filled, PIECE},
-    decode::{Body, Decoder, FrameHeader},
+    decode::{Body, Decoder, Format, FrameHeader},
     error::{Done, InstallError},
     progress::{Stage, Timed},
     stages::{
@@ -81,12 +84,17 @@ pub(crate) struct Beginning {
 }
 
 pub(crate) fn expand(
-    decoder: Decoder,
+    window_limit: u64,
     beginning: Beginning,
     bounds: &Bounds<'_>,
     ends: &Ends,
     control: &Control,
 ) -> Option<Expanded> {
+    let mut next = ends.portions.recv().ok()?;
+    let decoder = match begin(&next, beginning.file_bytes, window_limit) {
+        Ok(decoder) => decoder,
+        Err(why) => return control.fail(why),
+    };
     let mut expander = Expander {
         decoder,
         bounds,
@@ -109,33 +117,37 @@ pub(crate) fn expand(
         hash_file: Timed::default(),
         decode: Timed::default(),
     };
-    let mut known = beginning.file_bytes > 0;
-    loop {
-        match ends.portions.recv().ok()? {
-            Portion::Bytes(portion) => {
-                if !known && let Err(error) = Decoder::recognise(portion.bytes()) {
-                    return control.fail(expander.stream_error(error));
-                }
-                known = true;
-                expander.portion(portion.bytes())?;
-                // The receiver may be done and gone.
-                let _ = ends.used.send(portion.buffer);
-            }
-            Portion::End => {
-                if !known && let Err(error) = Decoder::recognise(&[]) {
-                    return control.fail(expander.stream_error(error));
-                }
-                expander.end()?;
-                return Some(Expanded {
-                    file_digest: Digest::of(expander.hasher),
-                    file_bytes: expander.position.file_bytes,
-                    image_bytes: expander.position.image_bytes,
-                    hash_file: expander.hash_file,
-                    decode: expander.decode,
-                });
-            }
-        }
+    while let Portion::Bytes(portion) = next {
+        expander.portion(portion.bytes())?;
+        // The receiver may be done and gone.
+        let _ = ends.used.send(portion.buffer);
+        next = ends.portions.recv().ok()?;
     }
+    expander.end()?;
+    Some(Expanded {
+        file_digest: Digest::of(expander.hasher),
+        file_bytes: expander.position.file_bytes,
+        image_bytes: expander.position.image_bytes,
+        hash_file: expander.hash_file,
+        decode: expander.decode,
+    })
+}
+
+/// The decoder for what begins with this portion.
+fn begin(first: &Portion, file_bytes: u64, window_limit: u64) -> Result<Decoder, InstallError> {
+    if file_bytes > 0 {
+        // Boundaries are those of zstd frames.
+        return Decoder::between_frames(window_limit).map_err(InstallError::Resources);
+    }
+    let head = match first {
+        Portion::Bytes(portion) => portion.bytes(),
+        Portion::End => &[],
+    };
+    let format = Format::of(head).map_err(|error| match error {
+        StreamError::NotAnImage(looks_like) => InstallError::NotAnImage { looks_like },
+        other => InstallError::Resources(io::Error::other(other)),
+    })?;
+    Decoder::new(format, window_limit).map_err(InstallError::Resources)
 }
 
 /// Whole frames, and perhaps the beginning of one more, that are decoded in one go.
@@ -465,7 +477,7 @@ impl Expander<'_> {
         let image_bytes = self.position.image_bytes;
         if image_bytes == 0 {
             return self.control.fail(InstallError::NotAnImage {
-                looks_like: "a zstd file of an empty image",
+                looks_like: "a compressed file of an empty image",
             });
         }
         if let Some(promised) = self.bounds.promised
@@ -514,7 +526,7 @@ impl Expander<'_> {
                 return InstallError::WindowTooLarge { window, limit };
             }
             StreamError::Damaged(detail) => detail,
-            StreamError::Truncated => "the file ends in the middle of a frame".to_owned(),
+            StreamError::Truncated => "the file ends in the middle of the image".to_owned(),
         };
         self.damaged(detail)
     }

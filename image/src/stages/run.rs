@@ -13,7 +13,7 @@ use std::{
 use sha2::Sha256;
 
 use crate::{
-    Decoder, Device, Digest, InstallError, Observer, Progress, StageTimes, Start, Timed,
+    Device, Digest, InstallError, Observer, Progress, StageTimes, Start, Timed,
     buffer::{self, ALIGNMENT, BLOCK, Buffer, FILE_PIECE, PIECE},
     proof::Chain,
     stages::{
@@ -96,7 +96,7 @@ fn cancelled(control: &Control) -> InstallError {
 pub(crate) struct Orders<'a> {
     pub(crate) device: &'a dyn Device,
     pub(crate) bounds: Bounds<'a>,
-    pub(crate) decoder: Decoder,
+    pub(crate) window_limit: u64,
     pub(crate) start: Start,
     pub(crate) compare_before_write: bool,
     pub(crate) binding: Option<[u8; 32]>,
@@ -124,7 +124,7 @@ pub(crate) fn stream(
     let Orders {
         device,
         bounds,
-        decoder,
+        window_limit,
         start,
         compare_before_write,
         binding,
@@ -201,7 +201,7 @@ pub(crate) fn stream(
             })
             .collect::<Result<Vec<_>, _>>()?;
         let expand = spawn(scope, "image-expand", control, move || {
-            expand::expand(decoder, beginning, bounds, &expand_ends, control)
+            expand::expand(window_limit, beginning, bounds, &expand_ends, control)
         })?;
         let receive = spawn(scope, "image-receive", control, move || {
             receive::receive(source, &portion_empty, &portions_out, control)

@@ -78,6 +78,21 @@ pub fn compress_unsized(mut image: impl Read) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// As `gzip FILE` does it: one member.
+pub fn gzip(mut image: impl Read) -> Vec<u8> {
+    let level = flate2::Compression::fast();
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+    io::copy(&mut image, &mut encoder).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// As `xz -0 FILE` does it: one stream of one block.
+pub fn xz(mut image: impl Read) -> Vec<u8> {
+    let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 0);
+    io::copy(&mut image, &mut encoder).unwrap();
+    encoder.finish().unwrap()
+}
+
 pub fn expect(checksum: Digest) -> Expectation {
     Expectation {
         checksum,
