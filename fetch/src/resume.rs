@@ -65,9 +65,17 @@ pub(crate) fn judge(
             carry_on(begun, begun.done, false, found(content_length(headers)))
         }
         (StatusCode::PARTIAL_CONTENT, Some(begun)) => match content_range(headers) {
-            Some(Range::Part { first, total }) if first == begun.done => {
-                carry_on(begun, 0, true, found(total))
-            }
+            Some(Range::Part {
+                first,
+                total,
+                to_the_end,
+            }) if first == begun.done => match carry_on(begun, 0, true, found(total)) {
+                // Everything that is missing was asked for.
+                Verdict::Read { .. } if !to_the_end => Verdict::Fault(Fault::Protocol {
+                    what: "less than the range that was asked for",
+                }),
+                verdict => verdict,
+            },
             // What cannot be carried on may be had from its beginning all the same.
             _ if begun.earlier_run => Verdict::Changed(Change::Unrecognisable),
             _ => Verdict::Fault(Fault::Protocol {
@@ -168,12 +176,17 @@ fn difference(begun: Begun<'_>, partial: bool, found: &Identity) -> Option<Chang
 
 #[derive(Debug, PartialEq, Eq)]
 enum Range {
-    Part { first: u64, total: Option<u64> },
-    Unsatisfied { total: u64 },
+    Part {
+        first: u64,
+        total: Option<u64>,
+        to_the_end: bool,
+    },
+    Unsatisfied {
+        total: u64,
+    },
 }
 
-/// `Content-Range` (RFC 9110, section 14.4) up to the end of the file, which is all that is ever
-/// asked for.
+/// `Content-Range` (RFC 9110, section 14.4).
 fn content_range(headers: &HeaderMap) -> Option<Range> {
     let value = headers.get(CONTENT_RANGE)?.to_str().ok()?;
     let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
@@ -189,7 +202,11 @@ fn content_range(headers: &HeaderMap) -> Option<Range> {
         number => Some(number.parse::<u64>().ok()?),
     };
     let to_the_end = total.is_none_or(|total| last.checked_add(1) == Some(total));
-    (first <= last && to_the_end).then_some(Range::Part { first, total })
+    (first <= last).then_some(Range::Part {
+        first,
+        total,
+        to_the_end,
+    })
 }
 
 #[cfg(test)]
@@ -301,6 +318,13 @@ mod tests {
             ),
             (&tag, 200, "content-length: 100".into(), Ok(40)),
             (&tag, 200, String::new(), Err(Change::Unrecognisable)),
+            // The length tells before it matters how much of it comes.
+            (
+                &tag,
+                206,
+                "etag: \"a\"|content-range: bytes 40-99/110".into(),
+                length(110),
+            ),
             (&tag, 416, "content-range: bytes */30".into(), length(30)),
             (
                 &weak,

@@ -14,8 +14,7 @@ use std::{path::Path, time::Duration};
 
 use monok8s_fault_server::{Fault as Serve, FaultServer, Resource, Tls};
 use monok8s_fetch::{
-    Authorization, Client, Credentials, Document, Fault, FetchError, Fetched, Kind, Policy,
-    PolicyRefusal, Validators,
+    Client, Document, Fault, FetchError, Fetched, Kind, Policy, PolicyRefusal, Validators,
 };
 use support::{Everywhere, IMPATIENT, builder, client, impatient, url};
 
@@ -440,45 +439,6 @@ async fn a_certificate_for_another_host_is_not_trusted_and_not_quoted() {
         !format!("{error} {error:?}").contains("internal"),
         "{error:?}"
     );
-}
-
-#[tokio::test]
-async fn credentials_go_to_their_host_and_no_further() {
-    let (other, _) = tls_server(Tls::default(), catalog()).await;
-    let tls = Tls::default();
-    let server = FaultServer::builder()
-        .tls(tls)
-        .at("/c", catalog().forever(Serve::Redirect("/own".into())))
-        .at("/own", catalog().forever(Serve::Redirect(other.url("/c"))))
-        .start()
-        .await
-        .unwrap();
-    let client = builder()
-        .ca_pem(server.ca_pem().unwrap())
-        .unwrap()
-        .ca_pem(other.ca_pem().unwrap())
-        .unwrap()
-        .build()
-        .unwrap()
-        .with_credentials(Credentials::new(
-            [server.address().to_string()],
-            Authorization::Bearer("token".into()),
-        ))
-        .unwrap();
-    assert_eq!(
-        get(&client, &server.url("/c")).await.unwrap().bytes,
-        CATALOG
-    );
-    let sent = |server: &FaultServer| {
-        let requests = server.requests();
-        let field = |request: &monok8s_fault_server::Request| {
-            request.header("authorization").map(str::to_owned)
-        };
-        requests.iter().map(field).collect::<Vec<_>>()
-    };
-    let token = Some("Bearer token".to_owned());
-    assert_eq!(sent(&server), [token.clone(), token]);
-    assert_eq!(sent(&other), [None]);
 }
 
 #[tokio::test]

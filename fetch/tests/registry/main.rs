@@ -15,7 +15,9 @@ mod support;
 use std::{collections::BTreeMap, time::Duration};
 
 use monok8s_fault_server::{Fault as Serve, FaultServer, Resource, Tls};
-use monok8s_fetch::{Authorization, Client, Credentials, Fault, FetchError, Kind, PolicyRefusal};
+use monok8s_fetch::{
+    Authorization, Beginning, Client, Credentials, Fault, FetchError, Kind, PolicyRefusal, Resume,
+};
 use serde_json::{Value, json};
 use server::{Access, PASSWORD, Pki, Registry, USER, digest};
 use support::{builder, noise, read, request};
@@ -386,7 +388,8 @@ impl Imitation {
 
 #[tokio::test]
 async fn a_name_is_resolved_once_and_its_token_stays_with_the_registry() {
-    let world = Imitation::start([Serve::ResetAfter(100_000), Serve::ResetAfter(50_000)]).await;
+    let world =
+        Imitation::start([Serve::TruncateAfter(100_000), Serve::TruncateAfter(50_000)]).await;
     let (wanted, events) = request(&world.name(), LONG);
     let (bytes, starts) = read(&world.client(), wanted).await.unwrap();
     assert!(bytes == world.content && starts == 1);
@@ -405,6 +408,120 @@ async fn a_name_is_resolved_once_and_its_token_stays_with_the_registry() {
     for request in world.storage.requests() {
         assert_eq!(request.header("authorization"), None);
     }
+}
+
+/// An earlier run had resolved the name: the tag may have moved, the layer is the one begun.
+#[tokio::test]
+async fn a_layer_is_gone_on_with_whatever_its_tag_has_come_to_stand_for() {
+    const AT: usize = 70_000;
+    let world = Imitation::start([]).await;
+    let client = world.client();
+    let body = client.open(request(&world.name(), LONG).0).await.unwrap();
+    let file = body.identity().unwrap();
+    assert_eq!(file.artifact, body.artifact());
+    assert_eq!(file.total, Some(SIZE as u64));
+    drop(body);
+    let manifest_path = "/v2/a/manifests/t";
+    let moved = Resource::new(manifest(&[b"another image"]));
+    world.registry.set(manifest_path, moved);
+    // Storage may call the same bytes something else each time, and may not have ranges.
+    let content = &world.content;
+    for stored in [
+        Resource::new(content.clone()).etag(Some("\"x\"")),
+        Resource::new(content.clone())
+            .etag(Some("\"y\""))
+            .without_ranges(),
+        Resource::new(content.clone())
+            .etag(None)
+            .faults([Serve::TruncateAfter(50_000)]),
+    ] {
+        world.storage.set("/stored", stored);
+        let asked = world.registry.requests().len();
+        let (mut wanted, _) = request(&world.name(), LONG);
+        let at = AT as u64;
+        let file = file.clone();
+        wanted.resume = Some(Resume { at, file });
+        let mut body = client.open(wanted).await.unwrap();
+        assert_eq!(body.beginning(), &Beginning::Resumed { at });
+        let mut rest = Vec::new();
+        while let Some(chunk) = body.next_chunk().await.unwrap() {
+            rest.extend_from_slice(&chunk);
+        }
+        assert!(rest == content[AT..]);
+        let asked = &world.registry.requests()[asked..];
+        assert!(asked.iter().all(|request| request.path() != manifest_path));
+    }
+    for request in world.storage.requests() {
+        assert_eq!(
+            request.header("if-range"),
+            None,
+            "the digest says which it is"
+        );
+    }
+}
+
+/// A cache between that has the right length and the wrong bytes.
+#[tokio::test]
+async fn a_layers_bytes_must_have_its_digest() {
+    let good = Imitation::start([]).await;
+    let stored = || Resource::new(good.content.clone()).forever(Serve::FlipBit(70_000));
+    let bad = Imitation::start([]).await;
+    bad.storage.set("/stored", stored());
+    let error = image(&bad.client(), &bad.name()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::NotUsable);
+    let shown = error.to_string();
+    let mut damaged = good.content.clone();
+    damaged[70_000] ^= 1;
+    for part in [
+        &bad.name(),
+        &format!("expected {}", digest(&good.content)),
+        &format!("got {}", digest(&damaged)),
+        &format!("after {SIZE} of {SIZE} bytes"),
+    ] {
+        assert!(shown.contains(part), "{shown}");
+    }
+
+    // Another registry has it, and is asked from the first byte on.
+    let client = builder()
+        .ca_pem(bad.registry.ca_pem().unwrap())
+        .and_then(|b| b.ca_pem(bad.storage.ca_pem().unwrap()))
+        .and_then(|b| b.ca_pem(good.registry.ca_pem().unwrap()))
+        .and_then(|b| b.ca_pem(good.storage.ca_pem().unwrap()))
+        .and_then(monok8s_fetch::ClientBuilder::build)
+        .unwrap();
+    let (mut wanted, events) = request(&bad.name(), LONG);
+    wanted.mirrors = vec![support::url(&good.name())];
+    let (bytes, starts) = read(&client, wanted).await.unwrap();
+    assert!(bytes == good.content && starts == 2);
+    let skipped = events.skipped();
+    assert!(matches!(
+        skipped[0].fault,
+        Fault::WrongDigest { what: "layer", .. }
+    ));
+}
+
+/// Two registries with one layer: the second goes on where the first broke off.
+#[tokio::test]
+async fn a_mirror_with_the_same_layer_goes_on() {
+    let (one, two) = (
+        Imitation::start([Serve::TruncateAfter(70_000)]).await,
+        Imitation::start([]).await,
+    );
+    one.storage
+        .inject("/stored", (0..9).map(|_| Serve::status(404)));
+    let client = builder()
+        .ca_pem(one.registry.ca_pem().unwrap())
+        .and_then(|b| b.ca_pem(one.storage.ca_pem().unwrap()))
+        .and_then(|b| b.ca_pem(two.registry.ca_pem().unwrap()))
+        .and_then(|b| b.ca_pem(two.storage.ca_pem().unwrap()))
+        .and_then(monok8s_fetch::ClientBuilder::build)
+        .unwrap();
+    let (mut wanted, events) = request(&one.name(), LONG);
+    wanted.mirrors = vec![support::url(&two.name())];
+    let (bytes, starts) = read(&client, wanted).await.unwrap();
+    assert!(bytes == one.content && starts == 1);
+    assert_eq!(events.resumed().len(), 1);
+    assert!(two.storage.requests()[0].header("range").is_some());
 }
 
 /// Credentials named for the registry are not shown to the storage either.

@@ -19,9 +19,20 @@ pub(crate) struct Answer {
     /// Whether the body is framed as HTTP/1.1 chunks.
     pub(crate) chunked: bool,
     pub(crate) end: End,
-    pub(crate) pace: Option<(usize, Duration)>,
+    pub(crate) pace: Option<Pace>,
     /// Offset in the file of a byte with a flipped bit.
     pub(crate) flip: Option<u64>,
+}
+
+/// A body that comes in pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pace {
+    /// Bytes of the body that come at once before.
+    pub(crate) after: u64,
+    /// Bytes per piece.
+    pub(crate) bytes: usize,
+    /// Pause after each.
+    pub(crate) every: Duration,
 }
 
 #[derive(Debug)]
@@ -75,6 +86,7 @@ pub(crate) fn answer(request: &Request, resource: &Resource, fault: &Fault) -> A
         }
         Fault::NeverAnswer => return silent(End::Stall(0)),
         Fault::ResetBeforeAnswer => return silent(End::Reset(0)),
+        Fault::CloseBeforeAnswer => return silent(End::Close),
         _ => {}
     }
     if !matches!(request.method.as_str(), "GET" | "HEAD") {
@@ -146,7 +158,20 @@ pub(crate) fn answer(request: &Request, resource: &Resource, fault: &Fault) -> A
             _ => End::KeepAlive,
         },
         pace: match fault {
-            Fault::Drip { bytes, every } => Some((*bytes, *every)),
+            Fault::Drip { bytes, every } => Some(Pace {
+                after: 0,
+                bytes: *bytes,
+                every: *every,
+            }),
+            Fault::DripAfter {
+                after,
+                bytes,
+                every,
+            } => Some(Pace {
+                after: *after,
+                bytes: *bytes,
+                every: *every,
+            }),
             _ => None,
         },
         flip: match fault {

@@ -13,6 +13,8 @@ pub enum Fault {
     None,
     /// The connection is reset when the request has been read.
     ResetBeforeAnswer,
+    /// The connection is closed in an orderly way when the request has been read.
+    CloseBeforeAnswer,
     /// The request is read and nothing is ever answered.
     NeverAnswer,
     /// Nothing more comes after so many bytes; the connection stays open.
@@ -24,6 +26,15 @@ pub enum Fault {
     TruncateAfter(u64),
     /// The body comes in pieces, with a pause after each.
     Drip {
+        /// Bytes per piece.
+        bytes: usize,
+        /// Pause after each.
+        every: Duration,
+    },
+    /// The same from some byte of the body on; what is before comes at once.
+    DripAfter {
+        /// Bytes that come at once.
+        after: u64,
         /// Bytes per piece.
         bytes: usize,
         /// Pause after each.
@@ -83,7 +94,7 @@ impl std::fmt::Display for FaultSyntax {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{:?} names no fault: none, reset, never-answer, html, ignore-range, \
+            "{:?} names no fault: none, reset, close, never-answer, html, ignore-range, \
              ignore-if-range, stall-after=N, reset-after=N, truncate-after=N, claim-length=N, \
              flip-bit=N, drip=BYTES/MILLISECONDS, status=CODE, status=CODE/RETRY_AFTER, \
              redirect=URL, replace=FILE",
@@ -105,6 +116,7 @@ impl FromStr for Fault {
         Ok(match name {
             "none" => Self::None,
             "reset" => Self::ResetBeforeAnswer,
+            "close" => Self::CloseBeforeAnswer,
             "never-answer" => Self::NeverAnswer,
             "html" => Self::Html,
             "ignore-range" => Self::IgnoreRange,
@@ -143,6 +155,7 @@ mod tests {
         for (text, debug) in [
             ("none", "None"),
             ("reset", "ResetBeforeAnswer"),
+            ("close", "CloseBeforeAnswer"),
             ("stall-after=1000", "StallAfter(1000)"),
             ("drip=10/100", "Drip { bytes: 10, every: 100ms }"),
             ("redirect=/x", "Redirect(\"/x\")"),

@@ -309,9 +309,15 @@ async fn write_body(
         End::KeepAlive | End::Close => None,
     };
     let stop = cut.map_or(to, |n| to.min(at.saturating_add(n)));
-    let piece = answer.pace.map_or(PIECE, |(bytes, _)| bytes);
+    // Where the pieces begin.
+    let slow = answer
+        .pace
+        .map_or(stop, |pace| stop.min(at.saturating_add(pace.after)));
     while at < stop {
-        let left = usize::try_from(stop - at).unwrap_or(usize::MAX);
+        let pace = answer.pace.filter(|_| at >= slow);
+        let piece = pace.map_or(PIECE, |pace| pace.bytes);
+        let end = if pace.is_some() { stop } else { slow };
+        let left = usize::try_from(end - at).unwrap_or(usize::MAX);
         let bytes = flipped(content.read(at, piece.min(left)).await?, at, answer.flip);
         if answer.chunked {
             stream
@@ -324,9 +330,9 @@ async fn write_body(
         }
         count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         at += bytes.len() as u64;
-        if let Some((_, pause)) = answer.pace {
+        if let Some(pace) = pace {
             stream.flush().await?;
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(pace.every).await;
         }
     }
     if answer.chunked && cut.is_none() {

@@ -1,0 +1,234 @@
+//! Credentials are shown to the hosts that they name and to nobody else, wherever a redirect leads.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    reason = "a test that cannot go on fails; the support module is shared and used in parts"
+)]
+
+mod support;
+
+use std::time::Duration;
+
+use monok8s_fault_server::{Fault as Serve, FaultServer, Resource, Tls};
+use monok8s_fetch::{Authorization, Client, Credentials, Fault, PolicyRefusal};
+use support::{builder, noise, read, request, url};
+
+const SIZE: usize = 100_000;
+const LIMIT: u64 = 1 << 20;
+/// Longer than any test takes that is to succeed.
+const LONG: Duration = Duration::from_secs(60);
+
+/// The server that the credentials are for, and others.
+struct World {
+    named: FaultServer,
+    other: FaultServer,
+    plain: FaultServer,
+}
+
+/// For each server and request: whether it was shown a token.
+#[derive(Debug, Default, PartialEq)]
+struct Shown {
+    named: Vec<bool>,
+    other: Vec<bool>,
+    plain: Vec<bool>,
+}
+
+impl World {
+    /// All have the file; the named one sends `/away` elsewhere.
+    async fn start() -> Self {
+        let file = || Resource::new(noise(SIZE));
+        let secure = || FaultServer::builder().tls(Tls::default()).at("/i", file());
+        let (named, other) = (secure().start().await, secure().start().await);
+        let plain = FaultServer::builder().at("/i", file()).start().await;
+        Self {
+            named: named.unwrap(),
+            other: other.unwrap(),
+            plain: plain.unwrap(),
+        }
+    }
+
+    fn client(&self) -> Client {
+        let token = Authorization::Bearer("hush".into());
+        builder()
+            .ca_pem(self.named.ca_pem().unwrap())
+            .and_then(|builder| builder.ca_pem(self.other.ca_pem().unwrap()))
+            .and_then(monok8s_fetch::ClientBuilder::build)
+            .and_then(|client| {
+                let hosts = [self.named.address().to_string()];
+                client.with_credentials(Credentials::new(hosts, token))
+            })
+            .unwrap()
+    }
+
+    fn redirect(&self, from: &FaultServer, path: &str, to: String) {
+        from.set(path, Resource::new("").forever(Serve::Redirect(to)));
+    }
+
+    fn shown(&self) -> Shown {
+        let of = |server: &FaultServer| {
+            let requests = server.requests();
+            let shown = |request: &monok8s_fault_server::Request| {
+                let field = request.header("authorization");
+                assert!(
+                    field.is_none_or(|field| field == "Bearer hush"),
+                    "{field:?}"
+                );
+                field.is_some()
+            };
+            requests.iter().map(shown).collect()
+        };
+        Shown {
+            named: of(&self.named),
+            other: of(&self.other),
+            plain: of(&self.plain),
+        }
+    }
+}
+
+/// Fetches an image and then a document from a place, each time in a world of its own, and tells
+/// who was shown what.
+async fn fetch(place: impl Fn(&World) -> String) -> Vec<(Shown, Option<Fault>)> {
+    let mut results = Vec::new();
+    for image in [true, false] {
+        let world = World::start().await;
+        let place = place(&world);
+        let result = if image {
+            let wanted = request(&place, LONG).0;
+            read(&world.client(), wanted).await.map(|_| ())
+        } else {
+            let place = url(&place);
+            let fetched = world.client().document(&place, LIMIT, None).await;
+            fetched.map(|_| ())
+        };
+        results.push((world.shown(), result.err().map(|error| error.fault)));
+    }
+    results
+}
+
+#[tokio::test]
+async fn to_the_named_host_and_along_its_own_redirects() {
+    let results = fetch(|world| {
+        world.redirect(&world.named, "/away", "/i".into());
+        world.named.url("/away")
+    });
+    for (shown, fault) in results.await {
+        assert_eq!(fault, None);
+        let named = vec![true, true];
+        let expected = Shown {
+            named,
+            ..Shown::default()
+        };
+        assert_eq!(shown, expected);
+    }
+}
+
+#[tokio::test]
+async fn to_no_other_port() {
+    let results = fetch(|world| {
+        world.redirect(&world.named, "/away", world.other.url("/i"));
+        world.named.url("/away")
+    });
+    for (shown, fault) in results.await {
+        assert_eq!(fault, None);
+        let (named, other) = (vec![true], vec![false]);
+        let expected = Shown {
+            named,
+            other,
+            ..Shown::default()
+        };
+        assert_eq!(shown, expected);
+    }
+}
+
+/// The same server under a name that the credentials do not have.
+#[tokio::test]
+async fn to_no_other_host() {
+    let results = fetch(|world| {
+        let port = world.named.address().port();
+        let elsewhere = format!("https://localhost:{port}/i");
+        world.redirect(&world.named, "/away", elsewhere);
+        world.named.url("/away")
+    });
+    for (shown, fault) in results.await {
+        assert_eq!(fault, None);
+        let named = vec![true, false];
+        let expected = Shown {
+            named,
+            ..Shown::default()
+        };
+        assert_eq!(shown, expected);
+    }
+}
+
+#[tokio::test]
+async fn to_nobody_without_tls() {
+    let results = fetch(|world| {
+        world.redirect(&world.named, "/away", world.plain.url("/i"));
+        world.named.url("/away")
+    });
+    for (shown, fault) in results.await {
+        assert_eq!(fault, Some(Fault::Policy(PolicyRefusal::HttpsToHttp)));
+        let named = vec![true];
+        let expected = Shown {
+            named,
+            ..Shown::default()
+        };
+        assert_eq!(shown, expected, "not even asked");
+    }
+    // Nor where it is the plain server that is named.
+    let world = World::start().await;
+    let token = Authorization::Bearer("hush".into());
+    let hosts = [world.plain.address().to_string()];
+    let client = builder().build().unwrap();
+    let client = client.with_credentials(Credentials::new(hosts, token));
+    let wanted = request(&world.plain.url("/i"), LONG).0;
+    read(&client.unwrap(), wanted).await.unwrap();
+    assert_eq!(world.shown().plain, [false]);
+}
+
+/// Who sends a client on to the named host gets nothing; the named host does.
+#[tokio::test]
+async fn from_another_host_on_the_way_to_the_named_one() {
+    let results = fetch(|world| {
+        world.redirect(&world.other, "/away", world.named.url("/i"));
+        world.other.url("/away")
+    });
+    for (shown, fault) in results.await {
+        assert_eq!(fault, None);
+        let (named, other) = (vec![true], vec![false]);
+        let expected = Shown {
+            named,
+            other,
+            ..Shown::default()
+        };
+        assert_eq!(shown, expected);
+    }
+}
+
+/// The rest of a file is asked for by a request of its own, and a mirror by another one.
+#[tokio::test]
+async fn when_a_stream_goes_on_and_when_a_mirror_takes_over() {
+    let world = World::start().await;
+    world.redirect(&world.named, "/away", world.other.url("/i"));
+    world.other.inject(
+        "/i",
+        [
+            Serve::TruncateAfter(50_000),
+            Serve::TruncateAfter(10_000),
+            Serve::status(404),
+        ],
+    );
+    let (mut wanted, _) = request(&world.named.url("/away"), LONG);
+    wanted.mirrors = vec![url(&world.plain.url("/i")), url(&world.named.url("/i"))];
+    let (bytes, starts) = read(&world.client(), wanted).await.unwrap();
+    assert!(bytes == noise(SIZE) && starts == 1);
+    let expected = Shown {
+        named: vec![true; 3],
+        other: vec![false; 3],
+        plain: vec![false],
+    };
+    assert_eq!(world.shown(), expected);
+}
