@@ -31,8 +31,8 @@ use crate::{
 /// Where the container runtime's programs are in the node.
 const RUNTIME: &str = "/run/runtime";
 /// Where the kubelet is in the node.
-const KUBELET: &str = "/run/kubelet-program";
-/// While this file is there, the kubelet is down. A reboot leaves none.
+pub const KUBELET_PROGRAM: &str = "/run/kubelet-program";
+/// While this file is there, the kubelet is down. A reboot leaves none, unless the machine says so.
 pub const KUBELET_HELD: &str = "/run/kubelet-held";
 
 /// How long containerd may take to answer, and the cable to be plugged in.
@@ -129,8 +129,11 @@ fn mount_root(machine: &Machine, running: &Running, boot_id: &str) -> Result<()>
     show(&at("proc"), &at("run/kernel"), shown)?;
     fs::create_dir(at(RUNTIME)).context("no folder for the runtime")?;
     mount_bind(&machine.runtime, at(RUNTIME)).context("cannot show the runtime")?;
-    File::create(at(KUBELET)).context("no place for the kubelet")?;
-    mount_bind(&machine.kubelet, at(KUBELET)).context("cannot show the kubelet")?;
+    File::create(at(KUBELET_PROGRAM)).context("no place for the kubelet")?;
+    mount_bind(&machine.kubelet, at(KUBELET_PROGRAM)).context("cannot show the kubelet")?;
+    if machine.takes_kubelet_held() {
+        File::create(at(KUBELET_HELD)).context("cannot hold the kubelet")?;
+    }
     let images = at("run/images");
     fs::create_dir(&images).context("no folder for container images")?;
     for image in &machine.images {
@@ -324,12 +327,14 @@ impl Services {
             name: machine.name.clone(),
             address: machine.address.to_string(),
         };
-        services.start_kubelet()?;
+        if !Path::new(KUBELET_HELD).exists() {
+            services.start_kubelet()?;
+        }
         Ok(services)
     }
 
     fn start_kubelet(&mut self) -> Result<()> {
-        let mut command = program(KUBELET);
+        let mut command = program(KUBELET_PROGRAM);
         command
             .arg("--config=/etc/kubernetes/kubelet.yaml")
             .arg("--kubeconfig=/etc/kubernetes/kubelet.kubeconfig")

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 /// FOLDER/root/              where the slot is mounted before it becomes the root
 /// FOLDER/booted.json        what came up
 /// FOLDER/failing-trials     how many trial boots are still to hang
+/// FOLDER/kubelet-held       whether the next boot is to leave the kubelet down
 /// FOLDER/console.log        what a screen would show
 /// ```
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -147,6 +148,20 @@ impl Machine {
     pub fn trial_hangs(&self) -> bool {
         let left: u32 = read(&self.failing_trials_file()).unwrap_or_default();
         left > 0 && self.set_failing_trials(left - 1).is_ok()
+    }
+
+    /// Lets the next boot leave the kubelet down.
+    pub fn hold_kubelet(&self) -> Result<()> {
+        write(&self.kubelet_held_file(), &true)
+    }
+
+    /// Whether this boot is to leave the kubelet down; the next one is not.
+    pub fn takes_kubelet_held(&self) -> bool {
+        fs::remove_file(self.kubelet_held_file()).is_ok()
+    }
+
+    fn kubelet_held_file(&self) -> PathBuf {
+        self.folder.join("kubelet-held")
     }
 
     fn failing_trials_file(&self) -> PathBuf {

@@ -26,7 +26,7 @@ use crate::{
     address::{MOST_NODES, Part},
     control_groups::ControlGroups,
     disk::Disk,
-    first_process::KUBELET_HELD,
+    first_process::{KUBELET_HELD, KUBELET_PROGRAM},
     machine::Machine,
     network::Switch,
     power::{self, Order, Power, Running, Supply},
@@ -178,17 +178,28 @@ impl Node {
         self.machine.set_failing_trials(number)
     }
 
+    /// Lets the next boot leave the kubelet down, and with it every pod, until it is let run.
+    pub fn hold_kubelet_at_boot(&self) -> Result<()> {
+        self.machine.hold_kubelet()
+    }
+
     /// Pulls its network cable, or puts it back.
     pub fn set_connected(&self, connected: bool) -> Result<()> {
         self.switch.set_connected(self.machine.number, connected)
     }
 
-    /// Kills the kubelet and keeps it down, or lets it run again. A reboot starts it in any case.
+    /// Kills the kubelet and keeps it down, or lets it run again: when this returns it is gone, or about
+    /// to start. A reboot starts it in any case.
     pub async fn set_kubelet_running(&self, running: bool) -> Result<()> {
-        let how = if running { "rm -f" } else { "touch" };
-        self.run(["sh", "-c", &format!("{how} {KUBELET_HELD}")])
-            .await
-            .map(drop)
+        let line = if running {
+            format!("rm -f {KUBELET_HELD}")
+        } else {
+            format!(
+                "touch {KUBELET_HELD}; \
+                 while grep -qsz '^{KUBELET_PROGRAM}' /proc/[0-9]*/cmdline; do sleep 0.05; done"
+            )
+        };
+        self.run(["sh", "-c", &line]).await.map(drop)
     }
 
     /// Where a file of the node is to be had from outside, while it runs.

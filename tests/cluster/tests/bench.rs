@@ -3,6 +3,10 @@
 use std::{path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Node as NodeObject, Pod},
+};
 use kube::{
     Api, Client,
     api::{DeleteParams, ListParams},
@@ -61,16 +65,45 @@ impl Bench {
         self.wait_idle().await
     }
 
-    /// Waits until the product's pods are up and every node has said which version it runs.
+    /// Waits until the product's pods are up, those they took the place of are gone, and every node
+    /// has said which version it runs.
     pub(crate) async fn wait_idle(&self) -> Result<()> {
         for workload in ["deployment/controller", "daemonset/node-agent"] {
             let status = format!("kubectl -n {NAMESPACE} rollout status {workload} --timeout=180s");
             self.shell(&status).await?;
         }
+        wait::until("the end of the controllers before", LIMIT, || async {
+            let deployments: Api<Deployment> = Api::namespaced(self.client.clone(), NAMESPACE);
+            let spec = deployments.get("controller").await?.spec;
+            let wanted = spec.and_then(|spec| spec.replicas).unwrap_or(1);
+            let pods = self.controllers().await?;
+            let ready = pods.iter().all(is_ready) && i32::try_from(pods.len()) == Ok(wanted);
+            Ok(ready.then_some(()))
+        })
+        .await?;
         for node in self.cluster.nodes() {
             self.wait_version(node, None).await?;
         }
         Ok(())
+    }
+
+    /// The controllers' pods.
+    pub(crate) async fn controllers(&self) -> Result<Vec<Pod>> {
+        let api = Api::namespaced(self.client.clone(), NAMESPACE);
+        let selected = ListParams::default().labels("app.kubernetes.io/component=controller");
+        Ok(api.list(&selected).await?.items)
+    }
+
+    /// Waits until a node may have new pods, or may not.
+    pub(crate) async fn wait_schedulable(&self, node: &Node, expected: bool) -> Result<()> {
+        let api: Api<NodeObject> = Api::all(self.client.clone());
+        let what = format!("{} to be schedulable: {expected}", node.name());
+        let seen = wait::until(&what, LIMIT, || async {
+            let object = api.get(node.name()).await?;
+            let cordoned = object.spec.and_then(|spec| spec.unschedulable) == Some(true);
+            Ok((cordoned != expected).then_some(()))
+        });
+        seen.await.context("the cordon is not as it should be")
     }
 
     /// Types a line at a prompt in the source tree, and returns what it prints.
@@ -129,8 +162,8 @@ impl Bench {
         &self,
         node: &Node,
         what: &str,
-        done: impl Fn(&k8s_openapi::api::core::v1::Pod) -> bool,
-    ) -> Result<k8s_openapi::api::core::v1::Pod> {
+        done: impl Fn(&Pod) -> bool,
+    ) -> Result<Pod> {
         let what = format!("an agent on {}: {what}", node.name());
         let seen = wait::until(&what, LIMIT, || async {
             let pods = self.agents(node).await.unwrap_or_default();
@@ -140,7 +173,7 @@ impl Bench {
     }
 
     /// The agents' pods on a node.
-    pub(crate) async fn agents(&self, node: &Node) -> Result<Vec<k8s_openapi::api::core::v1::Pod>> {
+    pub(crate) async fn agents(&self, node: &Node) -> Result<Vec<Pod>> {
         let api = Api::namespaced(self.client.clone(), NAMESPACE);
         let fields = format!("spec.nodeName={}", node.name());
         let selected = ListParams::default()
@@ -190,7 +223,7 @@ impl Bench {
 }
 
 /// Whether a pod's first container is ready.
-pub(crate) fn is_ready(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
+pub(crate) fn is_ready(pod: &Pod) -> bool {
     let statuses = pod
         .status
         .as_ref()

@@ -1,10 +1,11 @@
 //! A test of one node: an image on a path of its own, a progress written by hand.
 
-use std::fs::File;
+use std::fs::{self, File};
 
 use anyhow::{Context, Result, ensure};
 use kube::ResourceExt as _;
 use monok8s_api::{OSUpgradeProgress, reason::ProgressPhase};
+use monok8s_boot::SlotName;
 use monok8s_cluster::{node::Node, power::Running};
 use monok8s_e2e::objects;
 use monok8s_sandbox::{
@@ -13,6 +14,7 @@ use monok8s_sandbox::{
 };
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
+use tokio::net::{UnixListener, UnixStream};
 
 use crate::bench::{Bench, LIMIT, SINGLE, is_ready};
 
@@ -117,8 +119,10 @@ impl<'a> Case<'a> {
 
     /// Asks for another attempt.
     pub(crate) async fn retry(&self) -> Result<()> {
-        let name = self.progress().await?.name_any();
-        objects::patch(&self.bench.kubectl, &name, &json!({"retryNonce": "again"})).await
+        let progress = self.progress().await?;
+        let nonce = format!("{}again", progress.spec.retry_nonce);
+        let patch = json!({"retryNonce": nonce});
+        objects::patch(&self.bench.kubectl, &progress.name_any(), &patch).await
     }
 
     /// Whether the record on the node's disk says that the slot holds the whole image.
@@ -143,13 +147,30 @@ impl<'a> Case<'a> {
         attempts.any(|attempt| attempt["name"] == *name && says(attempt))
     }
 
-    /// The lock on the node's boot variables. Whoever wants to change them waits until it is dropped;
-    /// the firmware does not ask.
+    /// The lock on the node's boot variables. Whoever wants to change them waits until it is dropped,
+    /// the firmware that is played here too.
     pub(crate) fn boot_variables(&self) -> Result<File> {
         let path = self.node.path("/boot/grub/grubenv")?;
         let lock = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).context("somebody has the lock")?;
         Ok(lock)
+    }
+
+    /// A system bus on the node that answers nobody: an agent that has switched, and asks for its
+    /// reboot there, goes on when it is hung up on.
+    pub(crate) fn silent_bus(&self) -> Result<SilentBus> {
+        let folder = self.node.path("/run/dbus")?;
+        fs::create_dir_all(&folder).context("no folder for a bus")?;
+        let socket = UnixListener::bind(folder.join("system_bus_socket"));
+        Ok(SilentBus(socket.context("no socket for a bus")?))
+    }
+
+    /// Merges settings into the `rollout.drain` of the case's OSUpgrade.
+    pub(crate) async fn set_drain(&self, drain: Value) -> Result<()> {
+        let patch = json!({"spec": {"rollout": {"drain": drain}}}).to_string();
+        let name = self.progress_name();
+        let words = ["patch", "osupgrade", &name, "--type", "merge", "-p", &patch];
+        self.bench.kubectl.ok(words).await.map(drop)
     }
 
     /// Waits until the progress is in a phase.
@@ -201,6 +222,18 @@ impl<'a> Case<'a> {
     }
 }
 
+/// See [`Case::silent_bus`]. One of a node that has ended is nobody's.
+pub(crate) struct SilentBus(UnixListener);
+
+impl SilentBus {
+    /// Waits until the node's agent asks for its reboot; dropping what is returned lets it happen.
+    pub(crate) async fn asked(&self) -> Result<UnixStream> {
+        let asked = tokio::time::timeout(LIMIT, self.0.accept()).await;
+        let asked = asked.context("no agent asked for a reboot")?;
+        Ok(asked.context("cannot listen to the agent")?.0)
+    }
+}
+
 /// An attempt that has begun.
 pub(crate) struct Attempt<'a> {
     case: &'a Case<'a>,
@@ -236,6 +269,22 @@ impl Attempt<'_> {
     pub(crate) async fn completes_at_last(&self, boots: u32) -> Result<()> {
         self.case.wait_phase(ProgressPhase::Completed).await?;
         self.runs(&self.to, boots).await
+    }
+
+    /// Waits until the node has begun its trial boot.
+    pub(crate) async fn trial(&self) -> Result<()> {
+        let running = wait::until("the trial boot", LIMIT, || async {
+            let now = self.case.node.running().ok();
+            Ok(now.filter(|now| now.number > self.before.number))
+        })
+        .await?;
+        ensure!(running.booted.trial, "the boot was no trial: {running:?}");
+        Ok(())
+    }
+
+    /// The slot that it is for.
+    pub(crate) fn other_slot(&self) -> SlotName {
+        self.before.booted.slot.other()
     }
 
     /// It is the boot in which it began.

@@ -1,11 +1,15 @@
 //! Nodes are emptied before they go down, by the controller, through the eviction API, under real
 //! kubelets.
 
-use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
+use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt as _, api::ListParams};
-use monok8s_api::{osupgradeprogress::Release, reason::ProgressPhase};
+use monok8s_api::{
+    osupgradeprogress::Release,
+    reason::{ProgressPhase, UpgradePhase},
+};
 use monok8s_cluster::container_image::TOOLBOX;
+use monok8s_e2e::objects;
 use monok8s_sandbox::wait;
 use serde_json::{Value, json};
 
@@ -14,17 +18,29 @@ use crate::{bench::LIMIT, case::Case};
 /// A command that ends as soon as it is asked to.
 const OBEDIENT: &str = "trap 'exit 0' TERM; while :; do sleep 0.2; done";
 
-/// The drain is given up, and nothing has happened to the pod or to the node.
+/// The drain is given up, and nothing has happened to the pod or to the node; until somebody says that
+/// the node has to go down whatever the budget says.
 pub(crate) async fn a_budget_that_never_allows(case: &Case<'_>) -> Result<()> {
     let pod = workload(case, OBEDIENT, 5, true).await?;
-    let attempt = case.begin_upgrade(json!({"deadline": "8s"})).await?;
-    blocked(case, &["PodDisruptionBudget default/", &pod.name_any()]).await?;
+    let attempt = case.begin_upgrade(json!({})).await?;
+    let (name, budget) = (pod.name_any(), "PodDisruptionBudget default/");
+    blocked(case, &[budget, &name]).await?;
+    event(case, "DrainBlocked", &[budget, &name]).await?;
+    // Only now, so that on no machine the time is up before anybody looked.
+    case.set_drain(json!({"deadline": "1s"})).await?;
     let progress = case.wait_phase(ProgressPhase::Failed).await?;
     let status = progress.status.unwrap_or_default();
     ensure!(status.failure_reason == "DrainTimedOut", "{status:?}");
+    event(case, "DrainTimedOut", &[budget, &name]).await?;
     attempt.not_rebooted()?;
     untouched(case, &pod).await?;
-    schedulable(case, true).await
+    case.bench.wait_schedulable(case.node, true).await?;
+
+    case.set_drain(json!({"onDeadline": "Force"})).await?;
+    case.retry().await?;
+    gone_before_the_reboot(case, &pod).await?;
+    attempt.completes_at_last(1).await?;
+    case.bench.wait_schedulable(case.node, true).await
 }
 
 /// It goes on when somebody lifts the budget.
@@ -35,18 +51,22 @@ pub(crate) async fn a_budget_that_allows_later(case: &Case<'_>) -> Result<()> {
     attempt.not_rebooted()?;
     lift_budget(case).await?;
     attempt.completes(1).await?;
-    schedulable(case, true).await
+    case.bench.wait_schedulable(case.node, true).await
 }
 
 /// The node waits for it.
 pub(crate) async fn a_pod_that_takes_its_time(case: &Case<'_>) -> Result<()> {
-    let slow = "trap 'sleep 6; exit 0' TERM; while :; do sleep 0.2; done";
-    let pod = workload(case, slow, 120, false).await?;
+    let slow = "trap 'until [ -e /tmp/end ]; do sleep 0.2; done; exit 0' TERM; while :; do sleep 0.2; done";
+    let pod = workload(case, slow, 1200, false).await?;
     let attempt = case.begin_upgrade(json!({})).await?;
-    blocked(case, &["is drained since"]).await?;
+    let words = "it is ending and has a grace period of 1200 s";
+    blocked(case, &[words, &pod.name_any()]).await?;
+    attempt.not_rebooted()?;
+    let end = format!("kubectl exec {} -- touch /tmp/end", pod.name_any());
+    case.bench.shell(&end).await?;
     gone_before_the_reboot(case, &pod).await?;
     attempt.completes(1).await?;
-    schedulable(case, true).await
+    case.bench.wait_schedulable(case.node, true).await
 }
 
 /// Its kubelet kills it when its grace period is over.
@@ -56,7 +76,7 @@ pub(crate) async fn a_pod_that_ignores_its_end(case: &Case<'_>) -> Result<()> {
     let attempt = case.begin_upgrade(json!({})).await?;
     gone_before_the_reboot(case, &pod).await?;
     attempt.completes(1).await?;
-    schedulable(case, true).await
+    case.bench.wait_schedulable(case.node, true).await
 }
 
 /// It is the administrator's to delete.
@@ -79,7 +99,7 @@ pub(crate) async fn a_pod_that_nobody_would_make_again(case: &Case<'_>) -> Resul
         .shell(&format!("kubectl delete pod {name}"))
         .await?;
     attempt.completes(1).await?;
-    schedulable(case, true).await
+    case.bench.wait_schedulable(case.node, true).await
 }
 
 /// Other replicas find a node that is cordoned and not empty, and finish what was begun.
@@ -95,7 +115,7 @@ pub(crate) async fn the_controllers_are_killed(case: &Case<'_>) -> Result<()> {
         .await?;
     lift_budget(case).await?;
     attempt.completes(1).await?;
-    schedulable(case, true).await
+    case.bench.wait_schedulable(case.node, true).await
 }
 
 /// The cordon is theirs then, and stays.
@@ -103,7 +123,7 @@ pub(crate) async fn a_cordon_that_a_person_has_taken_over(case: &Case<'_>) -> Re
     let pod = workload(case, OBEDIENT, 5, true).await?;
     let attempt = case.begin_upgrade(json!({})).await?;
     blocked(case, &["PodDisruptionBudget default/", &pod.name_any()]).await?;
-    schedulable(case, false).await?;
+    case.bench.wait_schedulable(case.node, false).await?;
     let name = case.node.name();
     case.bench
         .shell(&format!(
@@ -112,21 +132,20 @@ pub(crate) async fn a_cordon_that_a_person_has_taken_over(case: &Case<'_>) -> Re
         .await?;
     lift_budget(case).await?;
     attempt.completes(1).await?;
-    // What the controller would do after the end of the attempt, it has done when it says so.
-    wait::until("the end of the upgrade", LIMIT, || async {
-        let line = format!(
-            "kubectl get osupgrade {} --no-headers",
-            case.progress_name()
-        );
-        Ok(case
-            .bench
-            .shell(&line)
-            .await?
-            .contains("Completed")
-            .then_some(()))
+    let name = case.progress_name();
+    objects::wait_upgrade_phase(&case.bench.client, &name, UpgradePhase::Completed).await?;
+    case.node.wait_ready().await?;
+    // What the controller would do after the end, it has done when it has seen what came later.
+    let line = format!(
+        "kubectl patch osupgrade {name} --type merge -p '{{\"spec\":{{\"paused\":true}}}}' \
+         -o jsonpath='{{.metadata.generation}}'"
+    );
+    let generation: i64 = case.bench.shell(&line).await?.trim().parse()?;
+    objects::wait_upgrade(&case.bench.client, &name, "to be paused", |status| {
+        status.observed_generation == Some(generation)
     })
     .await?;
-    schedulable(case, false).await
+    case.bench.wait_schedulable(case.node, false).await
 }
 
 /// Nobody knows what runs on it: nothing is evicted, and it is not rebooted.
@@ -141,7 +160,7 @@ pub(crate) async fn a_node_that_is_not_ready_is_left_alone(case: &Case<'_>) -> R
     attempt.not_rebooted()?;
     case.node.set_kubelet_running(true).await?;
     attempt.completes(1).await?;
-    schedulable(case, true).await
+    case.bench.wait_schedulable(case.node, true).await
 }
 
 /// A Deployment of one pod on the case's node, and perhaps a budget that lets nobody touch it; returns
@@ -233,6 +252,24 @@ async fn blocked(case: &Case<'_>, words: &[&str]) -> Result<()> {
     }
 }
 
+/// Waits for an Event of the upgrade with this reason, in these words.
+async fn event(case: &Case<'_>, reason: &str, words: &[&str]) -> Result<()> {
+    let line = format!(
+        "kubectl get events -n default -o jsonpath='{{.items[*].message}}' \
+         --field-selector involvedObject.name={},reason={reason}",
+        case.progress_name()
+    );
+    wait::until(
+        &format!("the Event {reason} with {words:?}"),
+        LIMIT,
+        || async {
+            let text = case.bench.shell(&line).await?;
+            Ok(words.iter().all(|word| text.contains(word)).then_some(()))
+        },
+    )
+    .await
+}
+
 async fn lift_budget(case: &Case<'_>) -> Result<()> {
     let line = format!(
         "kubectl delete poddisruptionbudget {}",
@@ -264,16 +301,4 @@ async fn gone_before_the_reboot(case: &Case<'_>, pod: &Pod) -> Result<()> {
         .is_none_or(|phase| ["Succeeded", "Failed"].contains(&phase));
     ensure!(ended, "the node was released with the pod on it: {phase:?}");
     Ok(())
-}
-
-/// Whether the node may have new pods.
-async fn schedulable(case: &Case<'_>, expected: bool) -> Result<()> {
-    let api: Api<NodeObject> = Api::all(case.bench.client.clone());
-    let what = format!("{} to be schedulable: {expected}", case.node.name());
-    let seen = wait::until(&what, LIMIT, || async {
-        let node = api.get(case.node.name()).await?;
-        let cordoned = node.spec.and_then(|spec| spec.unschedulable) == Some(true);
-        Ok((cordoned != expected).then_some(()))
-    });
-    seen.await.context("the cordon is not as it should be")
 }

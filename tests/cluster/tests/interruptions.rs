@@ -1,25 +1,18 @@
 //! What happens to an agent in the middle of an attempt, other than a power cut.
 
-use std::time::Duration;
+use std::fs::File;
 
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use monok8s_api::reason::ProgressPhase;
 use monok8s_sandbox::{image_server::Fault, wait};
 
 use crate::{
     bench::{Bench, LIMIT, is_ready},
-    case::Case,
+    case::{Attempt, Case},
 };
-
-/// So slow that there is time to do something while an image is fetched: about 10 s.
-fn slow() -> Fault {
-    Fault::Drip {
-        bytes: 40 << 10,
-        every: Duration::from_millis(100),
-    }
-}
 
 /// A server that stops in the middle.
 pub(crate) fn stalled() -> Fault {
@@ -35,8 +28,12 @@ pub(crate) async fn the_daemonset_is_updated_in_the_middle_of_a_download(
         .iter()
         .map(|node| Case::new(bench, node, "updated"))
         .collect();
-    let attempts =
-        try_join_all(cases.iter().map(|case| case.begin("Reboot", Some(slow())))).await?;
+    let attempts = try_join_all(
+        cases
+            .iter()
+            .map(|case| case.begin("Reboot", Some(stalled()))),
+    )
+    .await?;
     try_join_all(
         cases
             .iter()
@@ -55,11 +52,8 @@ pub(crate) async fn the_daemonset_is_updated_in_the_middle_of_a_download(
         .shell("kubectl -n mono-system rollout status daemonset/node-agent --timeout=180s")
         .await?;
     for case in &cases {
-        let pods = bench.agents(case.node).await?;
-        let updated = pods
-            .iter()
-            .all(|pod| pod.annotations().contains_key("test"));
-        ensure!(updated, "an agent on {} was not updated", case.node.name());
+        let updated = |pod: &Pod| pod.annotations().contains_key("test") && is_ready(pod);
+        bench.wait_agent(case.node, "updated", updated).await?;
         case.tidy().await?;
     }
     Ok(())
@@ -106,7 +100,7 @@ pub(crate) async fn the_agents_run_out_of_memory(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-fn ran_out_of_memory(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
+fn ran_out_of_memory(pod: &Pod) -> bool {
     let statuses = pod
         .status
         .as_ref()
@@ -116,6 +110,14 @@ fn ran_out_of_memory(pod: &k8s_openapi::api::core::v1::Pod) -> bool {
         let mut ended = states.filter_map(|state| state.terminated.as_ref());
         ended.any(|ended| ended.reason.as_deref() == Some("OOMKilled"))
     })
+}
+
+/// An attempt whose agent waits, before its first byte, until the lock is dropped.
+async fn before_the_first_byte<'a>(case: &'a Case<'_>) -> Result<(Attempt<'a>, File)> {
+    let lock = case.boot_variables()?;
+    let attempt = case.begin("Reboot", None).await?;
+    case.wait_phase(ProgressPhase::Downloading).await?;
+    Ok((attempt, lock))
 }
 
 /// The next agent carries on.
@@ -143,8 +145,7 @@ pub(crate) async fn the_agents_pod_is_deleted(case: &Case<'_>) -> Result<()> {
 
 /// The download goes on; the switch waits until the API server has been asked.
 pub(crate) async fn the_api_server_is_out_of_reach(case: &Case<'_>) -> Result<()> {
-    let attempt = case.begin("Reboot", Some(slow())).await?;
-    case.wait_phase(ProgressPhase::Downloading).await?;
+    let (attempt, hold) = before_the_first_byte(case).await?;
     let api_server = case.bench.cluster.part().api_server().to_string();
     let cut = async |what| {
         let command = ["ip", "route", what, "blackhole", &api_server];
@@ -154,6 +155,7 @@ pub(crate) async fn the_api_server_is_out_of_reach(case: &Case<'_>) -> Result<()
             .context("cannot change the node's routes")
     };
     cut("add").await?;
+    drop(hold);
     wait::until("the proof on the disk", LIMIT, || async {
         Ok(case.is_proven().then_some(()))
     })
@@ -176,9 +178,9 @@ pub(crate) async fn the_api_server_is_out_of_reach(case: &Case<'_>) -> Result<()
 
 /// An agent needs no kubelet to get its node upgraded.
 pub(crate) async fn the_kubelet_is_down(case: &Case<'_>) -> Result<()> {
-    let attempt = case.begin("Reboot", Some(slow())).await?;
-    case.wait_phase(ProgressPhase::Downloading).await?;
+    let (attempt, hold) = before_the_first_byte(case).await?;
     case.node.set_kubelet_running(false).await?;
+    drop(hold);
     // The reboot brings the kubelet back.
     attempt.completes(1).await
 }
@@ -186,13 +188,13 @@ pub(crate) async fn the_kubelet_is_down(case: &Case<'_>) -> Result<()> {
 /// Neither the attempt nor the node is lost: an agent that can note nothing switches nothing, and one
 /// that still could finishes when there is room for its pod again.
 pub(crate) async fn the_disk_is_full(case: &Case<'_>) -> Result<()> {
-    use ProgressPhase::{Downloading, Failed, Verifying};
-    let attempt = case.begin("Reboot", Some(slow())).await?;
-    case.wait_phase(Downloading).await?;
+    use ProgressPhase::{Completed, Downloading, Failed, Verifying};
+    let (attempt, hold) = before_the_first_byte(case).await?;
     // Most of it without writing; then what is left.
     let fill = "fallocate -l $(( ($(stat -fc %a /var) - 4096) * $(stat -fc %S /var) )) /var/lib/fill-most; \
                 cat /dev/zero > /var/lib/fill-rest; sync --file-system /var";
     case.node.run(["sh", "-c", fill]).await?;
+    drop(hold);
     wait::until("the agent to get on with a full disk", LIMIT, || async {
         let phase = case.progress().await?.status.unwrap_or_default().phase;
         Ok((!matches!(phase, Downloading | Verifying)).then_some(()))
@@ -204,11 +206,27 @@ pub(crate) async fn the_disk_is_full(case: &Case<'_>) -> Result<()> {
         Ok(case.node.run(room).await.ok().map(drop))
     })
     .await?;
-    let status = case.progress().await?.status.unwrap_or_default();
+    let status = wait::until("the end of the attempt", LIMIT, || async {
+        let status = case.progress().await?.status.unwrap_or_default();
+        Ok([Completed, Failed]
+            .contains(&status.phase)
+            .then_some(status))
+    })
+    .await?;
     if status.phase == Failed {
         ensure!(status.failure_reason == "StateNotPersistent", "{status:?}");
         attempt.not_rebooted()?;
         case.retry().await?;
+        // It told the end before it could note it: a nonce that comes in between has no effect, and the
+        // message asks for another.
+        wait::until("another attempt", LIMIT, || async {
+            let status = case.progress().await?.status.unwrap_or_default();
+            if status.phase == Failed && status.message.contains("change it again to retry") {
+                case.retry().await?;
+            }
+            Ok((status.phase != Failed).then_some(()))
+        })
+        .await?;
     }
     attempt.completes_at_last(1).await
 }

@@ -84,6 +84,8 @@ const SINGLE: &[Single] = tests![
     power_cuts::while_downloading,
     power_cuts::while_verifying,
     power_cuts::while_staged,
+    power_cuts::while_rebooting,
+    power_cuts::while_rebooting_into_nothing,
     power_cuts::before_the_new_system_is_up,
     power_cuts::while_confirming,
 ];

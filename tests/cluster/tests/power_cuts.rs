@@ -1,5 +1,7 @@
 //! The power is cut: everything on the node is gone at once.
 
+use std::fs;
+
 use anyhow::{Result, ensure};
 use monok8s_api::reason::ProgressPhase;
 use monok8s_sandbox::wait;
@@ -60,10 +62,42 @@ pub(crate) async fn while_staged(case: &Case<'_>) -> Result<()> {
     attempt.completes(2).await
 }
 
+/// Switched, and not rebooted yet: the next boot is the trial, and whoever cuts the power has only
+/// saved the agent the reboot.
+pub(crate) async fn while_rebooting(case: &Case<'_>) -> Result<()> {
+    let attempt = cut_between_switch_and_reboot(case).await?;
+    let running = case.node.power_on().await?;
+    ensure!(running.booted.trial, "the boot was no trial: {running:?}");
+    attempt.completes(1).await
+}
+
+/// The same, and the new system does not start.
+pub(crate) async fn while_rebooting_into_nothing(case: &Case<'_>) -> Result<()> {
+    let attempt = cut_between_switch_and_reboot(case).await?;
+    case.node.fail_trial_boots(1)?;
+    case.node.power_on().await?;
+    attempt.rolls_back(1).await
+}
+
+async fn cut_between_switch_and_reboot<'a>(case: &'a Case<'_>) -> Result<Attempt<'a>> {
+    let bus = case.silent_bus()?;
+    let attempt = case.begin("Reboot", None).await?;
+    let _asked = bus.asked().await?;
+    // Said before it is asked for.
+    case.wait_phase(ProgressPhase::Rebooting).await?;
+    attempt.not_rebooted()?;
+    let variables = fs::read_to_string(case.node.path("/boot/grub/grubenv")?)?;
+    let trial = format!("monok8s_trial={}\n", attempt.other_slot());
+    ensure!(variables.contains(&trial), "{variables}");
+    case.node.power_cut().await?;
+    Ok(attempt)
+}
+
 /// The trial was for one boot: the next one is the old system's.
 pub(crate) async fn before_the_new_system_is_up(case: &Case<'_>) -> Result<()> {
+    case.node.hold_kubelet_at_boot()?;
     let attempt = case.begin("Reboot", None).await?;
-    trial(case).await?;
+    attempt.trial().await?;
     case.node.power_cut().await?;
     case.node.power_on().await?;
     attempt.rolls_back(2).await
@@ -71,24 +105,15 @@ pub(crate) async fn before_the_new_system_is_up(case: &Case<'_>) -> Result<()> {
 
 /// As long as it is not confirmed it is a trial.
 pub(crate) async fn while_confirming(case: &Case<'_>) -> Result<()> {
-    let attempt: Attempt<'_> = case.begin("Reboot", None).await?;
-    trial(case).await?;
+    case.node.hold_kubelet_at_boot()?;
+    let attempt = case.begin("Reboot", None).await?;
+    attempt.trial().await?;
+    // Without its kubelet there is no agent yet that would have confirmed it.
     let lock = case.boot_variables()?;
+    case.node.set_kubelet_running(true).await?;
     case.wait_phase(ProgressPhase::Confirming).await?;
     case.node.power_cut().await?;
     drop(lock);
     case.node.power_on().await?;
     attempt.rolls_back(2).await
-}
-
-/// Waits until the node has begun its trial boot.
-async fn trial(case: &Case<'_>) -> Result<()> {
-    let before = case.node.running()?.number;
-    let running = wait::until("the trial boot", LIMIT, || async {
-        let now = case.node.running().ok();
-        Ok(now.filter(|now| now.number > before))
-    })
-    .await?;
-    ensure!(running.booted.trial, "the boot was no trial: {running:?}");
-    Ok(())
 }

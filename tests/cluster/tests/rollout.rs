@@ -2,27 +2,27 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use futures::TryStreamExt as _;
+use futures::StreamExt as _;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
-    Api, Client,
-    runtime::{WatchStreamExt as _, watcher},
+    Api, Client, ResourceExt as _,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Event},
+    },
 };
-use monok8s_api::{
-    OSUpgradeProgress,
-    osupgradeprogress::Release,
-    reason::{ProgressPhase, UpgradePhase},
-};
+use monok8s_api::{OSUpgradeProgress, osupgradeprogress::Release, reason::UpgradePhase};
 use monok8s_cluster::node::Node;
 use monok8s_e2e::objects;
+use monok8s_sandbox::wait;
 use serde_json::json;
 use tokio::task::JoinHandle;
 
-use crate::bench::{Bench, FLEET, NAMESPACE};
+use crate::bench::{Bench, FLEET, LIMIT, NAMESPACE};
 
 /// Everybody upgrades, one after the other, and the leader is among them.
 pub(crate) async fn all_nodes_go_down_one_by_one_and_the_controllers_with_them(
@@ -41,18 +41,14 @@ pub(crate) async fn all_nodes_go_down_one_by_one_and_the_controllers_with_them(
     });
     objects::apply(&bench.kubectl, &upgrade).await?;
     objects::wait_upgrade_phase(&bench.client, "fleet", UpgradePhase::Completed).await?;
-    let seen = watched.end()?;
+    let nodes = bench.cluster.nodes();
+    let seen = watched.end(nodes.len()).await?;
     ensure!(
-        seen.most_at_once <= 1,
+        seen.most_at_once == 1,
         "{} nodes were under way at once",
         seen.most_at_once
     );
-    ensure!(
-        seen.leaders.len() > 1,
-        "the leader did not move, although its node went down: {:?}",
-        seen.leaders
-    );
-    for (node, before) in bench.cluster.nodes().iter().zip(before) {
+    for (node, before) in nodes.iter().zip(before) {
         let (before, now) = (before?, node.running()?);
         ensure!(
             now.number == before.number + 1,
@@ -63,28 +59,19 @@ pub(crate) async fn all_nodes_go_down_one_by_one_and_the_controllers_with_them(
             !now.booted.trial || now.booted.slot != before.booted.slot,
             "{now:?}"
         );
-        let names = seen
-            .progresses
-            .get(node.name())
-            .cloned()
-            .unwrap_or_default();
+        let names = seen.released.get(node.name()).cloned().unwrap_or_default();
         ensure!(
             names.len() == 1,
             "{} was released for {names:?}",
             node.name()
         );
-        let object: Api<OSUpgradeProgress> = Api::all(bench.client.clone());
         for name in names {
-            let status = object.get(&name).await?.status.unwrap_or_default();
+            let progress = seen.progresses.get(&name).context("it is gone")?;
+            let status = progress.status.clone().unwrap_or_default();
             ensure!(status.attempt == 1, "{name}: {status:?}");
         }
-        let api: Api<k8s_openapi::api::core::v1::Node> = Api::all(bench.client.clone());
-        let cordoned = api
-            .get(node.name())
-            .await?
-            .spec
-            .and_then(|spec| spec.unschedulable);
-        ensure!(cordoned != Some(true), "{} is still cordoned", node.name());
+        // Lifted after the end of the upgrade's last attempt, so perhaps after that of the upgrade.
+        bench.wait_schedulable(node, true).await?;
     }
     bench.forget_upgrades().await?;
     bench.wait_idle().await
@@ -95,18 +82,49 @@ pub(crate) async fn all_nodes_go_down_one_by_one_and_the_controllers_with_them(
 struct Seen {
     /// Who held the Lease.
     leaders: BTreeSet<String>,
+    /// The progresses as they were last seen, by name.
+    progresses: BTreeMap<String, OSUpgradeProgress>,
     /// By node, the progresses that were released.
-    progresses: BTreeMap<String, BTreeSet<String>>,
-    /// By node, whether it is between its release and its end now.
-    under_way: BTreeSet<String>,
-    /// The most nodes that were so at once.
+    released: BTreeMap<String, BTreeSet<String>>,
+    /// The most nodes that were between their release and their end at once.
     most_at_once: usize,
+}
+
+impl Seen {
+    /// Counts; what `progresses` holds was so at one moment.
+    fn look(&mut self) {
+        let mut under_way = BTreeSet::new();
+        for (name, progress) in &self.progresses {
+            if progress.spec.release == Release::Hold {
+                continue;
+            }
+            let node = &progress.spec.node_name;
+            let released = self.released.entry(node.clone()).or_default();
+            released.insert(name.clone());
+            if !has_ended(progress) {
+                under_way.insert(node);
+            }
+        }
+        self.most_at_once = self.most_at_once.max(under_way.len());
+    }
+
+    /// Whether the end of the rollout of so many nodes was seen, and that the leader moved, whose
+    /// node went down with the others.
+    fn is_all(&self, nodes: usize) -> bool {
+        let ended = self.progresses.values().filter(|one| has_ended(one));
+        ended.count() == nodes && self.leaders.len() > 1
+    }
+}
+
+fn has_ended(progress: &OSUpgradeProgress) -> bool {
+    let status = progress.status.as_ref();
+    status.is_some_and(|status| status.phase.is_terminal())
 }
 
 /// A watch on a rollout.
 struct Watched {
     seen: Arc<Mutex<Seen>>,
-    tasks: [JoinHandle<Result<()>>; 2],
+    tasks: [JoinHandle<()>; 2],
 }
 
 impl Watched {
@@ -119,25 +137,34 @@ impl Watched {
         Self { seen, tasks }
     }
 
-    fn end(self) -> Result<Seen> {
-        for task in self.tasks {
-            if task.is_finished() {
+    /// Waits until the end was seen by watching too, which may come later than by asking.
+    async fn end(self, nodes: usize) -> Result<Seen> {
+        let caught_up = wait::until("the watches to see the end", LIMIT, || async {
+            if self.tasks.iter().any(JoinHandle::is_finished) {
                 bail!("a watch ended before the rollout did");
             }
-            task.abort();
-        }
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(std::mem::take(&mut seen))
+            Ok(self.lock().is_all(nodes).then_some(()))
+        });
+        let outcome = caught_up.await;
+        self.tasks.iter().for_each(JoinHandle::abort);
+        outcome.with_context(|| format!("{:?}", self.lock()))?;
+        Ok(std::mem::take(&mut self.lock()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn leaders(client: Client, seen: Arc<Mutex<Seen>>) -> Result<()> {
+async fn leaders(client: Client, seen: Arc<Mutex<Seen>>) {
     let api: Api<Lease> = Api::namespaced(client, NAMESPACE);
-    let stream = watcher(api, watcher::Config::default())
+    let stream = watcher::watcher(api, watcher::Config::default())
         .default_backoff()
         .applied_objects();
     let mut stream = std::pin::pin!(stream);
-    while let Some(lease) = stream.try_next().await.context("cannot watch the Lease")? {
+    // A watch that fails begins again by itself.
+    while let Some(event) = stream.next().await {
+        let Ok(lease) = event else { continue };
         let holder = lease
             .spec
             .and_then(|spec| spec.holder_identity)
@@ -149,36 +176,31 @@ async fn leaders(client: Client, seen: Arc<Mutex<Seen>>) -> Result<()> {
                 .insert(holder);
         }
     }
-    Ok(())
 }
 
-async fn progresses(client: Client, seen: Arc<Mutex<Seen>>) -> Result<()> {
-    use ProgressPhase::{Cancelled, Completed, Failed, RolledBack};
+async fn progresses(client: Client, seen: Arc<Mutex<Seen>>) {
     let api: Api<OSUpgradeProgress> = Api::all(client);
-    let stream = watcher(api, watcher::Config::default())
-        .default_backoff()
-        .applied_objects();
+    let stream = watcher::watcher(api, watcher::Config::default()).default_backoff();
     let mut stream = std::pin::pin!(stream);
-    while let Some(progress) = stream
-        .try_next()
-        .await
-        .context("cannot watch the progresses")?
-    {
+    // A list in the making: its objects come one by one, and are of one moment together only.
+    let mut listed = BTreeMap::new();
+    while let Some(event) = stream.next().await {
+        let Ok(event) = event else { continue };
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let node = progress.spec.node_name.clone();
-        let phase = progress.status.clone().unwrap_or_default().phase;
-        let ended = matches!(phase, Completed | Failed | RolledBack | Cancelled);
-        if progress.spec.release == Release::Hold || ended {
-            seen.under_way.remove(&node);
-            continue;
+        match event {
+            Event::Init => listed.clear(),
+            Event::InitApply(one) => {
+                listed.insert(one.name_any(), one);
+                continue;
+            }
+            Event::InitDone => seen.progresses = std::mem::take(&mut listed),
+            Event::Apply(one) => {
+                seen.progresses.insert(one.name_any(), one);
+            }
+            Event::Delete(one) => {
+                seen.progresses.remove(&one.name_any());
+            }
         }
-        let name = progress.metadata.name.unwrap_or_default();
-        seen.progresses
-            .entry(node.clone())
-            .or_default()
-            .insert(name);
-        seen.under_way.insert(node);
-        seen.most_at_once = seen.most_at_once.max(seen.under_way.len());
+        seen.look();
     }
-    Ok(())
 }
