@@ -397,6 +397,8 @@ word_set! {
         DrainTimedOut,
         /// A node reboots with its pods on it, because no other could take them.
         PodsGoDown,
+        /// An agent that was started anew goes on with an image that it had written in part.
+        Resumed,
     }
 }
 

@@ -97,6 +97,16 @@ pub struct Args {
     #[arg(long)]
     pub file_root: Vec<PathBuf>,
 
+    /// The largest memory that an image's decoder may take for its window, in bytes or with Ki, Mi or Gi. An image that
+    /// asks for more is refused (`WindowTooLarge`).
+    #[arg(long, env = "WINDOW_LIMIT", default_value = "128Mi", value_parser = bytes)]
+    pub window_limit: u64,
+
+    /// Read the slot before it is written, and write only the pages that differ: for flash, which wears. Takes longer.
+    #[arg(long, env = "COMPARE_BEFORE_WRITE", value_parser = clap::builder::BoolishValueParser::new(),
+          num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub compare_before_write: bool,
+
     /// A kubeconfig. Default: $KUBECONFIG, else the pod's service account.
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,
@@ -130,6 +140,31 @@ impl FromStr for BootLoader {
     }
 }
 
+/// A number of bytes, as Kubernetes writes quantities of memory.
+fn bytes(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
+        Some(at) => text.split_at(at),
+        None => (text, ""),
+    };
+    let shift = match unit {
+        "" => 0,
+        "Ki" => 10,
+        "Mi" => 20,
+        "Gi" => 30,
+        _ => {
+            return Err(format!(
+                "{text:?} is no number of bytes: write 134217728 or 128Mi"
+            ));
+        }
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(1 << shift))
+        .filter(|n| *n >= 1024)
+        .ok_or_else(|| format!("{text:?} is not a number of bytes from 1Ki on"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,6 +173,38 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory as _;
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn numbers_of_bytes() {
+        for (text, expected) in [
+            ("128Mi", Some(128 << 20)),
+            ("1024", Some(1024)),
+            ("8Ki", Some(8 << 10)),
+            ("2Gi", Some(2 << 30)),
+            ("1023", None),
+            ("0", None),
+            ("", None),
+            ("Mi", None),
+            ("-1", None),
+            ("1M", None),
+            ("1.5Gi", None),
+            ("99999999999Gi", None),
+        ] {
+            assert_eq!(bytes(text).ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn comparing_is_a_flag_that_can_be_told_no() {
+        let told = |more: &[&str]| {
+            let all = ["node-agent", "--node-name=n", "--sandbox=/s"];
+            Args::parse_from(all.iter().chain(more)).compare_before_write
+        };
+        assert!(!told(&[]));
+        assert!(told(&["--compare-before-write"]));
+        assert!(told(&["--compare-before-write=true"]));
+        assert!(!told(&["--compare-before-write=false"]));
     }
 
     #[test]

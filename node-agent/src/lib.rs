@@ -6,5 +6,6 @@
 pub mod act;
 pub mod args;
 pub mod decide;
+pub mod durable;
 pub mod record;
 pub mod run;

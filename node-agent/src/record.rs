@@ -4,12 +4,7 @@
 //! release, one format older or newer, reads from it all that it needs: whether bytes were written, whether the
 //! boot order was switched and in which boot, and which reboots were asked for.
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    io::{self, Read as _, Write as _},
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, io, path::PathBuf};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use monok8s_api::{
@@ -20,6 +15,8 @@ use monok8s_api::{
 use monok8s_boot::SlotName;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+use crate::durable;
 
 /// Format that this release writes. It reads this one, the one before and the one after.
 pub const FORMAT: u32 = 1;
@@ -458,48 +455,27 @@ impl Store {
             verb: "read",
             source,
         };
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(io(e)),
+        let Some(bytes) = durable::read(&path, MAX_SIZE).map_err(io)? else {
+            return Ok(None);
         };
-        let mut bytes = Vec::new();
-        file.take(MAX_SIZE + 1)
-            .read_to_end(&mut bytes)
-            .map_err(io)?;
         parse(&bytes)
             .map(Some)
             .map_err(|why| RecordError::Unreadable { path, why })
     }
 
-    /// Replaces the record: a temporary file, flushed, renamed over the old one, and the folder flushed. After a
-    /// power cut there is the old record or the new one.
+    /// Replaces the record. After a power cut there is the old one or the new one.
     pub fn save(&self, record: &Record) -> Result<(), RecordError> {
         let path = self.path();
-        self.replace(&path, record)
-            .map_err(|source| RecordError::Io {
-                path,
-                verb: "written",
-                source,
-            })
+        self.replace(record).map_err(|source| RecordError::Io {
+            path,
+            verb: "written",
+            source,
+        })
     }
 
-    fn replace(&self, path: &Path, record: &Record) -> io::Result<()> {
-        use std::os::unix::fs::OpenOptionsExt as _;
-
+    fn replace(&self, record: &Record) -> io::Result<()> {
         let text = bounded(record)?;
-        let temporary = self.folder.join(format!("{FILE_NAME}.new"));
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        drop(file);
-        fs::rename(&temporary, path)?;
-        File::open(&self.folder)?.sync_all()
+        durable::replace(&self.folder, FILE_NAME, &text)
     }
 }
 
@@ -563,7 +539,7 @@ fn parse(bytes: &[u8]) -> Result<Record, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
 

@@ -47,6 +47,8 @@ pub enum NoChoice {
 pub struct Job {
     /// The progress.
     pub uid: String,
+    /// Number of its attempt.
+    pub attempt: i32,
     /// The slot.
     pub to: SlotName,
     /// What to write.
@@ -59,11 +61,21 @@ pub struct Job {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Opened {
     /// The first byte is ready to be written.
-    Ready,
+    Ready(Begun),
     /// It will not begin.
     Failed(Trouble),
     /// As [`Written::Stopped`].
     Stopped,
+}
+
+/// How a write begins.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Begun {
+    /// So many bytes of the image are in the slot from before the agent was started, and were read again; 0: it is
+    /// written from its beginning.
+    pub resumed_at: u64,
+    /// The image, named so that it stays the same one: a tag in a registry by the digest that it stands for.
+    pub image: ImageRef,
 }
 
 /// How a write ended.
@@ -114,6 +126,8 @@ pub trait Effects {
     async fn write(&mut self, job: &Job) -> Written;
     /// Gives back what [`Self::open`] has claimed when there will be no [`Self::write`].
     async fn abandon(&mut self);
+    /// What [`Self::write`] has kept of how far it was is of no use any more.
+    fn forget_checkpoint(&mut self);
 
     /// Asks for the reboot; [`Self::reboot_watch`] tells what came of it.
     async fn reboot(&mut self);
@@ -140,4 +154,6 @@ pub trait Effects {
     fn publish(&mut self, record: Result<&Record, &Trouble>, machine: &Machine);
     /// Says in an Event how an attempt goes.
     fn event(&mut self, attempt: &Attempt);
+    /// Says in an Event that an attempt goes on with so many bytes of its image in the slot.
+    fn resumed(&mut self, attempt: &Attempt, bytes: u64);
 }

@@ -5,7 +5,10 @@ use kube::{
     Client,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
-use monok8s_api::{API_VERSION, reason::ProgressPhase};
+use monok8s_api::{
+    API_VERSION,
+    reason::{EventReason, ProgressPhase},
+};
 use tracing::debug;
 
 use crate::{decide::status::shorten, record::Attempt};
@@ -39,7 +42,15 @@ impl Events {
 
     /// Says in the background how an attempt goes.
     pub fn tell(&self, attempt: &Attempt) {
-        let (event, reference) = (event(attempt), reference(attempt));
+        self.publish(event(attempt), reference(attempt));
+    }
+
+    /// Says in the background that an attempt goes on with so many bytes of its image in the slot.
+    pub fn resumed(&self, attempt: &Attempt, bytes: u64) {
+        self.publish(resumed(attempt, bytes), reference(attempt));
+    }
+
+    fn publish(&self, event: Event, reference: ObjectReference) {
         let recorder = self.recorder.clone();
         tokio::spawn(async move {
             let published = crate::act::calls::limited(recorder.publish(&event, &reference)).await;
@@ -88,6 +99,24 @@ fn event(attempt: &Attempt) -> Event {
         type_,
         reason,
         note: Some(note),
+        action: "Upgrade".to_owned(),
+        secondary: None,
+    }
+}
+
+fn resumed(attempt: &Attempt, bytes: u64) -> Event {
+    let image = attempt.plan.as_ref().map(|p| &p.image);
+    let version = image.map_or("the image", |i| i.version.as_str());
+    let size = image.and_then(|i| i.size);
+    let of = size.map_or_else(String::new, |size| format!(" of {size}"));
+    Event {
+        type_: EventType::Normal,
+        reason: EventReason::Resumed.to_string(),
+        note: Some(format!(
+            "attempt {} of {version} resumed at {bytes}{of} bytes: they were read again from the slot, the rest is \
+             downloaded",
+            attempt.number
+        )),
         action: "Upgrade".to_owned(),
         secondary: None,
     }

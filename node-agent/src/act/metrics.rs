@@ -93,6 +93,12 @@ impl Metrics {
         self.bytes_written.inc_by(more);
     }
 
+    /// So many bytes of the image under way were there already.
+    pub fn resumed(&self, done: i64, total: i64) {
+        self.bytes_done.set(done);
+        self.bytes_total.set(total);
+    }
+
     /// A reboot was asked for.
     pub fn reboot(&self) {
         self.reboots.inc();

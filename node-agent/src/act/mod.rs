@@ -1,6 +1,8 @@
 //! Effects: adapters to the machine, to the network and to the API server, and the trait between them and the executor.
 
 pub mod calls;
+pub mod checkpoint;
+pub mod credentials;
 pub mod effects;
 pub mod events;
 pub mod install;

@@ -3,5 +3,6 @@
 pub mod next;
 pub mod pace;
 pub mod reasons;
+pub mod resume;
 pub mod state_table;
 pub mod status;

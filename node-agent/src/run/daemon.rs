@@ -1,7 +1,7 @@
 //! Puts the real parts together and runs them until SIGTERM.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -31,8 +31,9 @@ use tracing::{info, warn};
 
 use crate::{
     act::{
+        credentials::Secrets,
         events::Events,
-        install::{Installer, Settings},
+        install::{Installer, Settings, Tools},
         lock::{LockError, StateLock},
         machine::{Hardware, Loader},
         metrics::Metrics,
@@ -138,21 +139,15 @@ pub async fn run(args: Args) -> Result<(), StartError> {
     let (hardware, rebooter) = machine(&args);
     let fetch = fetch_client(&args)?;
     let installer = Installer::new(
-        fetch.with_policy(Policy { allow_http: true }),
-        Arc::clone(&hardware.host),
-        objects.clone(),
-        live,
-        metrics.clone(),
-        Settings {
-            state_dir: hardware.state_dir.clone(),
-            version_keys: args.version_key.clone(),
-            boot_files: args
-                .boot_file
-                .iter()
-                .filter(|f| !f.as_os_str().is_empty())
-                .cloned()
-                .collect(),
+        Tools {
+            client: fetch.with_policy(Policy { allow_http: true }),
+            secrets: Secrets::new(client.clone(), &args.namespace),
+            host: Arc::clone(&hardware.host),
+            objects: objects.clone(),
+            live,
+            metrics: metrics.clone(),
         },
+        settings(&args, &hardware),
         stop.clone(),
     );
     let node = Node {
@@ -266,6 +261,18 @@ fn fetch_client(args: &Args) -> Result<FetchClient, StartError> {
     };
     let roots = FileRoots::new(machine, args.file_root.iter().cloned());
     Ok(builder.file_roots(roots).build()?)
+}
+
+/// How slots are filled.
+fn settings(args: &Args, hardware: &Hardware) -> Settings {
+    let named = |file: &&PathBuf| !file.as_os_str().is_empty();
+    Settings {
+        state_dir: hardware.state_dir.clone(),
+        version_keys: args.version_key.clone(),
+        boot_files: args.boot_file.iter().filter(named).cloned().collect(),
+        window_limit: args.window_limit,
+        compare_before_write: args.compare_before_write,
+    }
 }
 
 /// The machine and how to reboot it.

@@ -266,20 +266,25 @@ impl<E: Effects> Executor<E> {
         };
         let job = Job {
             uid: uid.to_owned(),
+            attempt: attempt.number,
             to: plan.to,
             image: plan.image.clone(),
             wrote: attempt.writing,
         };
         self.effects.show(&attempt);
-        match self.effects.open(&job).await {
-            Opened::Ready => {}
+        let begun = match self.effects.open(&job).await {
+            Opened::Ready(begun) => begun,
             Opened::Stopped => return Ok(Flow::Stopped),
             Opened::Failed(trouble) => {
                 let spoil = attempt.writing.then_some(plan.to);
                 self.fail(uid, trouble, spoil, view)?;
                 return Ok(Flow::Again);
             }
-        }
+        };
+        let plan = Plan {
+            image: begun.image,
+            ..plan
+        };
         match self.give_up_slot(uid, &plan, machine) {
             Ok(Ok(())) => {}
             Ok(Err(trouble)) => {
@@ -292,12 +297,16 @@ impl<E: Effects> Executor<E> {
                 return Err(unsaved);
             }
         }
+        if begun.resumed_at > 0 {
+            self.effects.resumed(&attempt, begun.resumed_at);
+        }
         match self.effects.write(&job).await {
             Written::Proven(proof) => {
                 if let Ok(record) = &mut self.record {
                     record.set_slot_state(plan.to, SlotState::Trial);
                 }
                 self.change(uid, |a| a.proven = Some(proof))?;
+                self.effects.forget_checkpoint();
                 self.show_under_way();
                 Ok(Flow::Again)
             }
@@ -321,7 +330,11 @@ impl<E: Effects> Executor<E> {
         if let Ok(record) = &mut self.record {
             record.set_slot(plan.to, SlotState::Writing, &plan.image.version, &checksum);
         }
-        self.change(uid, |a| a.writing = true)?;
+        self.change(uid, |a| {
+            a.writing = true;
+            a.plan = Some(plan.clone());
+        })?;
+        self.show_under_way();
         let marked = self
             .settle(plan, machine)
             .and_then(|()| self.effects.mark_unbootable(plan.to));
@@ -517,8 +530,13 @@ impl<E: Effects> Executor<E> {
             && !p.nonce.is_empty()
             && p.nonce != attempt.observed_nonce
         {
-            attempt.nonce_without_effect |= attempt.plan.is_some();
-            attempt.observed_nonce.clone_from(&p.nonce);
+            // Told so while the record could not be written: a nonce since then is a retry.
+            if p.attempt == attempt.number && p.phase.can_retry() {
+                attempt.observed_nonce.clone_from(&p.observed_nonce);
+            } else {
+                attempt.nonce_without_effect |= attempt.plan.is_some();
+                attempt.observed_nonce.clone_from(&p.nonce);
+            }
         }
         let now = self.effects.now();
         let version = attempt
@@ -547,7 +565,9 @@ impl<E: Effects> Executor<E> {
             at: Some(now.into()),
         });
         attempt.reported = false;
-        self.put(attempt)
+        self.put(attempt)?;
+        self.effects.forget_checkpoint();
+        Ok(())
     }
 
     async fn report(&mut self, uid: &str) -> Result<Flow, Unsaved> {
@@ -580,7 +600,9 @@ impl<E: Effects> Executor<E> {
             }
             record.forget(uid);
         }
-        self.save()
+        self.save()?;
+        self.effects.forget_checkpoint();
+        Ok(())
     }
 
     fn accept_nonce(&mut self, uid: &str, view: &View) -> Result<(), Unsaved> {

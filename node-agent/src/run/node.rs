@@ -192,6 +192,10 @@ impl Effects for Node {
         self.installer.abandon().await;
     }
 
+    fn forget_checkpoint(&mut self) {
+        block_in_place(|| self.installer.forget_checkpoint());
+    }
+
     async fn reboot(&mut self) {
         self.metrics.reboot();
         info!("rebooting");
@@ -301,6 +305,10 @@ impl Effects for Node {
             self.metrics.ended(phase, &end.reason);
         }
         self.events.tell(attempt);
+    }
+
+    fn resumed(&mut self, attempt: &Attempt, bytes: u64) {
+        self.events.resumed(attempt, bytes);
     }
 }
 

@@ -23,9 +23,10 @@ use monok8s_boot::SlotName;
 use proptest::prelude::*;
 
 use crate::{
-    act::effects::{Away, Choice, Effects, Job, NoChoice, Opened, Reply, Written},
+    act::effects::{Away, Begun, Choice, Effects, Job, NoChoice, Opened, Reply, Written},
     decide::{
         next::{For, Machine, Progress, RebootWatch, System, View},
+        resume::Installation,
         status::{self, Here, Live},
     },
     record::{Attempt, Proof, Record, SlotRecord, Step, Trouble},
@@ -35,13 +36,37 @@ use crate::{
 const OLD: &str = "v1.35.0";
 const NEW: &str = "v1.35.1";
 
+/// An image comes in so many parts, each of which is written, proven and kept before the next.
+const PARTS: usize = 3;
+
+/// What a part is known by.
+type Mark = u8;
+
+/// What every part of the promised image is known by, and of the file that is there in its place while the source is
+/// wrong.
+const PROMISED: Mark = 7;
+const WRONG: Mark = 9;
+
 /// What a slot holds.
 #[derive(Clone, Debug, PartialEq)]
 struct Content {
     version: &'static str,
     whole: bool,
+    /// What was written of an image, part by part; beyond `durable` a power cut takes it.
+    parts: Vec<Mark>,
+    durable: usize,
     /// Whether it comes up when booted.
     boots: bool,
+}
+
+/// What the agent has kept of an installation that it had not ended.
+#[derive(Clone, Debug)]
+struct Kept {
+    installation: Installation,
+    /// What was written and proven, and so hashed.
+    parts: Vec<Mark>,
+    /// The file it came from, by what its server says of it.
+    file: Mark,
 }
 
 /// Variables as the shipped grub.cfg keeps them.
@@ -72,6 +97,9 @@ enum Fault {
     WriteFails,
     ImagePanics,
     ImageLies,
+    /// Another file is behind the URL, and the server says so, or does not.
+    OtherFile,
+    OtherFileUnseen,
     LoaderFails,
     LoaderLies,
     SlotsUnclear,
@@ -86,6 +114,9 @@ struct World {
     running: SlotName,
     boot: u32,
     power: bool,
+    checkpoint: Option<Kept>,
+    /// Parts that were downloaded.
+    downloaded: usize,
     objects: BTreeMap<String, OSUpgradeProgress>,
     faults: BTreeSet<Fault>,
     revision: u32,
@@ -108,6 +139,8 @@ struct Sim {
     reboot: RebootWatch,
     /// This process has the slot open.
     claimed: bool,
+    /// What the slot held of the image when it was opened, and which file that came from.
+    begun: Vec<Mark>,
     /// The boot of the switch, as the last look at the machine was told of it.
     switched_in: Option<String>,
     /// What is shown in passing: the attempt and what it waits for.
@@ -120,6 +153,8 @@ impl World {
         let content = |version| Content {
             version,
             whole: true,
+            parts: Vec::new(),
+            durable: 0,
             boots: true,
         };
         Self {
@@ -136,6 +171,8 @@ impl World {
             running: SlotName::A,
             boot: 1,
             power: true,
+            checkpoint: None,
+            downloaded: 0,
             objects: BTreeMap::new(),
             faults: BTreeSet::new(),
             revision: 0,
@@ -149,6 +186,31 @@ impl World {
 
     fn fails(&self, fault: Fault) -> bool {
         self.faults.contains(&fault)
+    }
+
+    /// What the source serves.
+    fn file(&self) -> Mark {
+        if self.fails(Fault::OtherFile) || self.fails(Fault::OtherFileUnseen) {
+            WRONG
+        } else {
+            PROMISED
+        }
+    }
+
+    /// What the server says by which its file is recognised.
+    fn tag(&self) -> Mark {
+        if self.fails(Fault::OtherFile) {
+            WRONG
+        } else {
+            PROMISED
+        }
+    }
+
+    /// What was not flushed is gone.
+    fn lose_power(&mut self) {
+        for slot in self.slots.values_mut() {
+            slot.parts.truncate(slot.durable);
+        }
     }
 
     fn boot_id(&self) -> String {
@@ -253,6 +315,73 @@ impl Sim {
         }
     }
 
+    /// What an earlier run has left of an image in the slot: the real decision, and the slot read again.
+    fn find(&self, job: &Job) -> Vec<Mark> {
+        let Some(kept) = self.w().checkpoint.clone() else {
+            return Vec::new();
+        };
+        let wanted = installation(job);
+        let held = self.w().slots[&job.to].parts.clone();
+        let same = wanted.difference(&kept.installation).is_none();
+        if !same || !held.starts_with(&kept.parts) || self.w().tag() != kept.file {
+            self.effect(|w| w.checkpoint = None);
+            return Vec::new();
+        }
+        let told = &kept.installation;
+        if (&told.uid, told.attempt) != (&job.uid, job.attempt) {
+            let violation = "goes on with another attempt's slot".to_owned();
+            self.w().violations.push(violation);
+        }
+        kept.parts
+    }
+
+    /// Fills the slot from where it is, part by part: written, proven, kept. What ends it early, if anything does.
+    fn fill(&self, job: &Job, hashed: &mut Vec<Mark>) -> Option<Written> {
+        for part in hashed.len()..PARTS {
+            let mark = self.effect(|w| {
+                if w.running == job.to || w.loader.ok[&job.to] {
+                    w.violations
+                        .push(format!("wrote to bootable slot {}", job.to));
+                }
+                if w.record()
+                    .is_none_or(|r| r.slots[&job.to].state != SlotState::Writing)
+                {
+                    w.violations.push("wrote without saying so".to_owned());
+                }
+                let mark = w.file();
+                let slot = w.slots.get_mut(&job.to).unwrap();
+                let mut parts = std::mem::take(&mut slot.parts);
+                parts.resize(parts.len().max(part + 1), 0);
+                parts[part] = mark;
+                *slot = Content {
+                    version: NEW,
+                    whole: false,
+                    durable: slot.durable.min(part),
+                    parts,
+                    boots: false,
+                };
+                w.downloaded += 1;
+                mark
+            });
+            if self.w().stop_writes {
+                return Some(Written::Stopped);
+            }
+            self.effect(|w| w.slots.get_mut(&job.to).unwrap().durable = part + 1);
+            hashed.push(mark);
+            self.effect(|w| {
+                let full = [Fault::DiskFull, Fault::DiskReadOnly, Fault::DiskGone];
+                if !full.iter().any(|fault| w.fails(*fault)) {
+                    w.checkpoint = Some(Kept {
+                        installation: installation(job),
+                        parts: hashed.clone(),
+                        file: w.tag(),
+                    });
+                }
+            });
+        }
+        None
+    }
+
     fn loader(&self, change: impl FnOnce(&mut World)) -> Result<(), Trouble> {
         self.effect(|w| {
             if w.fails(Fault::LoaderFails) {
@@ -270,6 +399,15 @@ impl Sim {
             }
             Ok(())
         })
+    }
+}
+
+fn installation(job: &Job) -> Installation {
+    Installation {
+        uid: job.uid.clone(),
+        attempt: job.attempt,
+        checksum: job.image.checksum.clone().unwrap_or_default(),
+        partition: job.to.to_string(),
     }
 }
 
@@ -404,39 +542,49 @@ impl Effects for Sim {
                 .push("the slot is still claimed".to_owned());
         }
         self.claimed = true;
-        Opened::Ready
+        self.begun = self.find(job);
+        Opened::Ready(Begun {
+            resumed_at: self.begun.len() as u64,
+            image: job.image.clone(),
+        })
     }
 
     async fn abandon(&mut self) {
         self.claimed = false;
     }
 
+    fn forget_checkpoint(&mut self) {
+        self.effect(|w| w.checkpoint = None);
+    }
+
     async fn write(&mut self, job: &Job) -> Written {
         self.claimed = false;
-        self.effect(|w| {
-            if w.running == job.to || w.loader.ok[&job.to] {
-                w.violations
-                    .push(format!("wrote to bootable slot {}", job.to));
+        let mut hashed = std::mem::take(&mut self.begun);
+        let mut resumed = !hashed.is_empty();
+        loop {
+            if let Some(outcome) = self.fill(job, &mut hashed) {
+                return outcome;
             }
-            if w.record()
-                .is_none_or(|r| r.slots[&job.to].state != SlotState::Writing)
-            {
-                w.violations.push("wrote without saying so".to_owned());
+            if hashed == [PROMISED; PARTS] {
+                break;
             }
-            let slot = Content {
-                version: NEW,
-                whole: false,
-                boots: false,
-            };
-            w.slots.insert(job.to, slot);
-        });
+            if !std::mem::take(&mut resumed) {
+                return Written::Failed(Trouble::new(
+                    FailureReason::ChecksumMismatch,
+                    "another file",
+                ));
+            }
+            // It may be another file than the earlier run had.
+            self.effect(|w| w.checkpoint = None);
+            hashed.clear();
+        }
         let outcome = self.effect(|w| {
             if w.fails(Fault::WriteFails) {
                 return Written::Failed(Trouble::new(FailureReason::WriteFailed, "I/O error"));
             }
             let boots = !w.fails(Fault::ImagePanics);
             if let Some(slot) = w.slots.get_mut(&job.to) {
-                slot.whole = true;
+                slot.whole = slot.parts == [PROMISED; PARTS];
                 slot.boots = boots;
             }
             if w.fails(Fault::ImageLies) {
@@ -444,6 +592,10 @@ impl Effects for Sim {
                     FailureReason::WrongVersionInImage,
                     "it lies",
                 ));
+            }
+            if !w.slots[&job.to].whole {
+                w.violations
+                    .push(format!("proven is {:?}", w.slots[&job.to].parts));
             }
             Written::Proven(Proof {
                 bytes: 4096,
@@ -547,6 +699,13 @@ impl Effects for Sim {
 
     fn publish(&mut self, _record: Result<&Record, &Trouble>, _machine: &Machine) {}
     fn event(&mut self, _attempt: &Attempt) {}
+
+    fn resumed(&mut self, _attempt: &Attempt, bytes: u64) {
+        if bytes == 0 {
+            let nothing = "says that it resumed at nothing".to_owned();
+            self.w().violations.push(nothing);
+        }
+    }
 }
 
 /// One thing that happens.
@@ -565,6 +724,8 @@ enum Event {
     Second,
     Fault(Fault, bool),
     StopWrites(bool),
+    /// Something else writes to the slot that is not running.
+    Scribble,
 }
 
 /// Starts the agent.
@@ -573,6 +734,7 @@ fn start(world: &Rc<RefCell<World>>) -> Executor<Sim> {
         world: Rc::clone(world),
         reboot: RebootWatch::NotAsked,
         claimed: false,
+        begun: Vec::new(),
         switched_in: None,
         shown: None,
         note: String::new(),
@@ -645,6 +807,7 @@ fn play_on(world: &Rc<RefCell<World>>, events: &[Event]) {
             }
             Event::PowerCut(n) => {
                 run(world, Some(*n));
+                world.borrow_mut().lose_power();
                 world.borrow_mut().firmware();
             }
             Event::Release(release) => {
@@ -677,8 +840,21 @@ fn play_on(world: &Rc<RefCell<World>>, events: &[Event]) {
                 world.borrow_mut().faults.remove(fault);
             }
             Event::StopWrites(on) => world.borrow_mut().stop_writes = *on,
+            Event::Scribble => scribble(&mut world.borrow_mut()),
         }
         check(&world.borrow(), events);
+    }
+}
+
+/// Something else writes to a slot that nobody relies on: it is not proven, and nothing boots it.
+fn scribble(w: &mut World) {
+    let target = w.under_way().filter(|a| a.proven.is_none());
+    let Some(slot) = target.and_then(|a| a.plan).map(|plan| plan.to) else {
+        return;
+    };
+    if w.running != slot && !w.loader.ok[&slot] {
+        let written = w.slots.get_mut(&slot).unwrap();
+        written.parts.iter_mut().take(1).for_each(|part| *part = 0);
     }
 }
 
@@ -753,8 +929,8 @@ fn event() -> impl Strategy<Value = Event> {
     }
     prop_oneof![
         6 => Just(Event::Run),
-        8 => (0..60u32).prop_map(Event::Kill),
-        4 => (0..60u32).prop_map(Event::PowerCut),
+        8 => (0..90u32).prop_map(Event::Kill),
+        4 => (0..90u32).prop_map(Event::PowerCut),
         6 => prop_oneof![Just(Release::Hold), Just(Release::Stage), Just(Release::Reboot), Just(Release::Reboot)]
             .prop_map(Event::Release),
         2 => any::<bool>().prop_map(Event::Cancel),
@@ -769,6 +945,9 @@ fn event() -> impl Strategy<Value = Event> {
         1 => fault(Fault::WriteFails),
         1 => fault(Fault::ImagePanics),
         1 => fault(Fault::ImageLies),
+        1 => fault(Fault::OtherFile),
+        1 => fault(Fault::OtherFileUnseen),
+        1 => Just(Event::Scribble),
         1 => fault(Fault::LoaderFails),
         1 => fault(Fault::LoaderLies),
         1 => fault(Fault::SlotsUnclear),
@@ -840,6 +1019,101 @@ fn an_upgrade_survives_a_kill_after_every_effect() {
             ProgressPhase::Completed,
             "killed after {n}"
         );
+    }
+}
+
+/// Killed again and again while the image is written: what was proven and kept is not downloaded again.
+#[test]
+fn what_was_proven_is_not_downloaded_again() {
+    let whole = {
+        let world = play(&[Event::Release(Release::Stage), Event::Run]);
+        world.borrow().downloaded
+    };
+    assert_eq!(whole, PARTS);
+    let mut resumed = 0;
+    for first in 0..60 {
+        for cut in [Event::Kill, Event::PowerCut] {
+            for more in 0..4 {
+                let events = [
+                    Event::Release(Release::Stage),
+                    cut(first),
+                    cut(first / 2 + more),
+                    Event::Run,
+                ];
+                let world = play(&events);
+                let w = world.borrow();
+                assert_eq!(w.under_way().unwrap().step(), Step::Proven, "{events:?}");
+                // One part under way at each kill.
+                assert!(
+                    w.downloaded <= PARTS + 2,
+                    "{} parts: {events:?}",
+                    w.downloaded
+                );
+                resumed += usize::from(w.downloaded > PARTS);
+                drop(w);
+                settle(&world, &events);
+                assert!(world.borrow().checkpoint.is_none(), "{events:?}");
+            }
+        }
+    }
+    assert!(
+        resumed > 20,
+        "{resumed} were killed in the middle of a part"
+    );
+}
+
+/// What is in the slot, in the file behind the URL, or in the record of another attempt is never taken for what it is
+/// not.
+#[test]
+fn a_checkpoint_is_believed_only_when_all_that_it_says_holds() {
+    let cut = [Event::Release(Release::Stage), Event::Kill(26)];
+    let begun = play(&cut);
+    let kept = begun.borrow().checkpoint.clone().unwrap();
+    assert!((1..PARTS).contains(&kept.parts.len()), "{kept:?}");
+    for (meanwhile, downloaded) in [
+        (vec![], PARTS - kept.parts.len()),
+        (vec![Event::Scribble], PARTS),
+        (
+            vec![
+                Event::Cancel(true),
+                Event::Run,
+                Event::Cancel(false),
+                Event::Nonce(1),
+                Event::Release(Release::Hold),
+                Event::Run,
+                Event::Release(Release::Stage),
+            ],
+            PARTS,
+        ),
+    ] {
+        let world = play(&cut);
+        let before = world.borrow().downloaded;
+        play_on(&world, &meanwhile);
+        // As an agent leaves it that is killed when the end is recorded and the checkpoint is still there.
+        world.borrow_mut().checkpoint = Some(kept.clone());
+        play_on(&world, &[Event::Run]);
+        let w = world.borrow();
+        assert_eq!(w.under_way().unwrap().step(), Step::Proven, "{meanwhile:?}");
+        assert_eq!(w.downloaded - before, downloaded, "{meanwhile:?}");
+    }
+    // Another file, whether its server says so or not, is what fails, and not a success.
+    for fault in [Fault::OtherFile, Fault::OtherFileUnseen] {
+        let world = play(&cut);
+        play_on(&world, &[Event::Fault(fault, true), Event::Run]);
+        assert_eq!(
+            phase_of(&world.borrow(), "p1").1,
+            "ChecksumMismatch",
+            "{fault:?}"
+        );
+        // Of a part from there, the rest being as promised, a checksum is all that tells.
+        let world = Rc::new(RefCell::new(World::new()));
+        world.borrow_mut().add("p1", true, Release::Stage);
+        world.borrow_mut().faults.insert(fault);
+        play_on(
+            &world,
+            &[Event::Kill(26), Event::Fault(fault, false), Event::Run],
+        );
+        assert_eq!(world.borrow().under_way().unwrap().step(), Step::Proven);
     }
 }
 
@@ -1047,6 +1321,30 @@ fn a_queued_entry_goes_with_its_progress() {
     assert_eq!(queued.attempts[0].step(), Step::Queued);
     play_on(&world, &[Event::Delete, Event::Run]);
     assert_eq!(world.borrow().record().unwrap().attempts, []);
+}
+
+/// Whoever makes room on the disk and changes the nonce at once has seen Failed, whatever the record says.
+#[test]
+fn a_nonce_that_follows_what_was_told_is_a_retry() {
+    let world = Rc::new(RefCell::new(World::new()));
+    world.borrow_mut().add("p1", false, Release::Reboot);
+    let mut executor = start(&world);
+    while !world.borrow().under_way().is_some_and(|a| a.accepted) {
+        assert_eq!(block_on(executor.step()), Flow::Again);
+    }
+    world.borrow_mut().faults.insert(Fault::DiskFull);
+    while block_on(executor.step()) == Flow::Again {}
+    assert_eq!(phase_of(&world.borrow(), "p1").0, ProgressPhase::Failed);
+    world.borrow_mut().faults.clear();
+    nonce(&world, "again");
+    while world.borrow().power {
+        assert_eq!(block_on(executor.step()), Flow::Again);
+    }
+    let w = world.borrow();
+    assert_eq!(w.switches, [("p1".to_owned(), 2)]);
+    let status = w.objects["p1"].status.clone().unwrap();
+    assert_eq!((status.attempt, status.retry_count), (2, 1));
+    assert_eq!(status.observed_retry_nonce, "again");
 }
 
 /// The record still has the attempt that was told Failed while it could not be written.

@@ -8,10 +8,12 @@
 )]
 
 mod again;
+mod credentials;
 mod disk;
 mod http;
 mod outage;
 mod promises;
 mod refused;
+mod resume;
 mod scene;
 mod told;
