@@ -28,7 +28,8 @@ pub struct Client {
     pub(crate) timing: Timing,
     pub(crate) file_roots: Arc<FileRoots>,
     pub(crate) credentials: Option<Arc<Credentials>>,
-    /// Shows the credentials' certificate; asks nobody but the hosts that they name.
+    /// Shows the credentials' certificate and trusts their authorities; asks nobody but the hosts
+    /// that they name.
     identified: Option<reqwest::Client>,
     settings: Arc<ClientBuilder>,
 }
@@ -147,18 +148,25 @@ impl Client {
 
     /// The same client, sharing connections, with credentials for the hosts they name.
     pub fn with_credentials(&self, credentials: Credentials) -> Result<Self, BuildError> {
-        let identified = match credentials.certificate() {
-            Some(pem) => {
-                let unusable = |error: reqwest::Error| BuildError::ClientCertificate {
-                    // Its causes say where in the text it is wrong, and quote nothing of it.
-                    reason: error
-                        .source()
-                        .map_or_else(|| error.to_string(), ToString::to_string),
-                };
-                let identity = reqwest::Identity::from_pem(pem).map_err(unusable)?;
-                Some(self.settings.connect(Some(&identity)).map_err(unusable)?)
-            }
-            None => None,
+        let (certificate, authorities) = (credentials.certificate(), credentials.authorities());
+        let mut settings = (*self.settings).clone();
+        if let Some(pem) = authorities {
+            settings = settings.authorities_from(pem, "`ca.crt` of the credentials".into())?;
+        }
+        let unusable = |error: reqwest::Error| BuildError::ClientCertificate {
+            // Its causes say where in the text it is wrong, and quote nothing of it.
+            reason: error
+                .source()
+                .map_or_else(|| error.to_string(), ToString::to_string),
+        };
+        let identity = certificate
+            .map(reqwest::Identity::from_pem)
+            .transpose()
+            .map_err(unusable)?;
+        let identified = if certificate.is_some() || authorities.is_some() {
+            Some(settings.connect(identity.as_ref()).map_err(unusable)?)
+        } else {
+            None
         };
         Ok(Self {
             credentials: Some(Arc::new(credentials)),
@@ -182,7 +190,7 @@ impl Client {
         credentials.is_some_and(|credentials| credentials.are_for(url))
     }
 
-    /// The connections that show a certificate, for a URL whose host the credentials name.
+    /// The connections of their own for a URL whose host the credentials name.
     pub(crate) fn identified_for(&self, url: &SourceUrl) -> Option<&reqwest::Client> {
         let named = self.credentials.as_ref()?.are_for(url);
         self.identified.as_ref().filter(|_| named)

@@ -13,6 +13,9 @@ pub struct Credentials {
     authorization: Option<Authorization>,
     /// Certificates and key, PEM.
     certificate: Option<Vec<u8>>,
+    /// Authorities that the hosts' own certificates may be signed by besides those trusted anyway,
+    /// PEM.
+    authorities: Option<Vec<u8>>,
 }
 
 /// The kinds of `Authorization` (RFC 7617, RFC 6750).
@@ -57,7 +60,9 @@ pub enum CredentialsError {
     #[error("both `token` and `username` are there; a request can carry one of them")]
     Both,
     /// Nothing that proves anything.
-    #[error("neither `token`, nor `username` and `password`, nor `tls.crt` and `tls.key` is there")]
+    #[error(
+        "neither `token`, nor `username` and `password`, nor `tls.crt` and `tls.key`, nor `ca.crt` is there"
+    )]
     Nothing,
     /// A value that is no text.
     #[error("`{field}` is not UTF-8 text")]
@@ -76,14 +81,16 @@ impl Credentials {
             hosts,
             authorization: Some(authorization),
             certificate: None,
+            authorities: None,
         }
     }
 
     /// From the fields of a Secret of type `monok8s.io/download`: `hosts` (separated by commas,
     /// blanks or line breaks), and `token`, or `username` and `password`, or a client certificate
-    /// in `tls.crt` and its key in `tls.key`, which may stand beside either.
+    /// in `tls.crt` and its key in `tls.key`, which may stand beside either. The authorities in
+    /// `ca.crt` are trusted to vouch for these hosts, and for no other.
     ///
-    /// Whether certificate and key can be used is told by [`crate::Client::with_credentials`].
+    /// Whether certificates and key can be used is told by [`crate::Client::with_credentials`].
     pub fn from_fields(fields: &BTreeMap<String, Vec<u8>>) -> Result<Self, CredentialsError> {
         let text = |field: &'static str| {
             let value = fields.get(field).filter(|value| !value.is_empty());
@@ -126,19 +133,26 @@ impl Credentials {
         };
         let certificate = both("tls.crt", "tls.key")?
             .map(|(certificate, key)| format!("{certificate}\n{key}\n").into_bytes());
-        if authorization.is_none() && certificate.is_none() {
+        let authorities = text("ca.crt")?.map(String::into_bytes);
+        if authorization.is_none() && certificate.is_none() && authorities.is_none() {
             return Err(CredentialsError::Nothing);
         }
         Ok(Self {
             hosts,
             authorization,
             certificate,
+            authorities,
         })
     }
 
     /// Certificates and key, PEM.
     pub(crate) fn certificate(&self) -> Option<&[u8]> {
         self.certificate.as_deref()
+    }
+
+    /// Authorities for the named hosts, PEM.
+    pub(crate) fn authorities(&self) -> Option<&[u8]> {
+        self.authorities.as_deref()
     }
 
     /// Adds them to a request for this URL, if they are meant for it. Asked anew for each hop of a
@@ -264,6 +278,8 @@ mod tests {
         );
         assert!(matches!(&both.authorization, Some(Authorization::Bearer(t)) if t == "t"));
         assert_eq!(both.certificate(), Some(&b"c\nk\n"[..]));
+        let authority = parsed(&[("hosts", "h"), ("ca.crt", "a\n")]).unwrap();
+        assert_eq!(authority.authorities(), Some(&b"a"[..]));
         let basic = parsed(&[("hosts", "h"), ("username", "u"), ("password", "p ")]).unwrap();
         assert!(matches!(
             &basic.authorization,

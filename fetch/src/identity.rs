@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{digest, source::Artifact, url::SourceUrl, validators::Validators};
+use crate::{artifact::Artifact, digest, url::SourceUrl, validators::Validators};
 
 /// What is known of the file being read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,6 +11,19 @@ pub(crate) struct Identity {
     pub(crate) validators: Validators,
     /// Length in bytes.
     pub(crate) total: Option<u64>,
+}
+
+impl Identity {
+    /// Of a layer, wherever it comes from.
+    pub(crate) fn of_layer(artifact: &Artifact) -> Self {
+        Self {
+            validators: Validators {
+                etag: Some(format!("\"{}\"", artifact.layer)),
+                last_modified: None,
+            },
+            total: Some(artifact.size),
+        }
+    }
 }
 
 /// What a source said of its file: to be kept with a checkpoint of what was made of the file, and
@@ -54,9 +67,11 @@ impl FileIdentity {
         }
     }
 
-    /// Whether it is of this source.
+    /// Whether it is of this source: asked for by this URL, or by the digest that this URL names.
     pub(crate) fn is_from(&self, url: &SourceUrl) -> bool {
-        self.source == of_url(url)
+        let artifact = self.artifact.as_ref();
+        let pinned = artifact.is_some_and(|a| url.pinned_digest() == Some(&*a.digest));
+        pinned || self.source == of_url(url)
     }
 
     pub(crate) fn as_identity(&self) -> Identity {
@@ -74,6 +89,28 @@ fn of_url(url: &SourceUrl) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_artifact_is_known_by_its_digest_too() {
+        let tag: SourceUrl = "oci://registry.example/a:t".parse().unwrap();
+        let artifact = Artifact {
+            digest: digest::of(b"index"),
+            layer: digest::of(b"layer"),
+            size: 100,
+        };
+        let identity = Identity::of_layer(&artifact);
+        let kept = FileIdentity::new(&tag, &identity, Some(artifact));
+        for (reference, expected) in [
+            (":t".to_owned(), true),
+            (format!("@{}", digest::of(b"index")), true),
+            // The tag alone says nothing.
+            (":other".to_owned(), false),
+            (format!("@{}", digest::of(b"layer")), false),
+        ] {
+            let url = format!("oci://registry.example/a{reference}");
+            assert_eq!(kept.is_from(&url.parse().unwrap()), expected, "{url}");
+        }
+    }
 
     #[test]
     fn is_kept_as_text_and_shows_no_query() {

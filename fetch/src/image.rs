@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::{
+    artifact::Artifact,
     client::Client,
     digest,
     error::{Change, Fault, FetchError, Kind, Progress},
@@ -16,7 +17,7 @@ use crate::{
     rate::{Bucket, FloorWatch, RateLimit},
     resume::{Begun, Verdict},
     retry::{self, Trouble},
-    source::{Answer, Artifact, Body, Question, Source},
+    source::{Answer, Body, Question, Source},
     url::SourceUrl,
 };
 
@@ -369,6 +370,12 @@ impl ImageBody {
     /// For a source in a registry: what its name stood for.
     pub fn artifact(&self) -> Option<Artifact> {
         self.source.artifact()
+    }
+
+    /// For a source in a registry: the URL being read with the digest of what it stood for in place
+    /// of its tag. A later run that asks by it gets the same, whatever the tag has come to mean.
+    pub fn pinned(&self) -> Option<SourceUrl> {
+        self.source.pinned(&self.url)
     }
 
     /// One step: ask, take the answer, or take bytes. Called only with nothing pending.

@@ -18,6 +18,7 @@
 //! The crate knows nothing of Kubernetes.
 #![forbid(unsafe_code)]
 
+pub mod artifact;
 pub mod client;
 pub mod credentials;
 mod digest;
@@ -38,6 +39,11 @@ mod source;
 pub mod url;
 pub mod validators;
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use source::oci::promises as fuzzing;
+
+pub use artifact::Artifact;
 pub use client::{BuildError, Client, ClientBuilder, Timing};
 pub use credentials::{Authorization, Credentials, CredentialsError};
 pub use document::{Document, Fetched};
@@ -51,6 +57,5 @@ pub use rate::{Floor, RateLimit};
 pub use refusal::PolicyRefusal;
 pub use resolver::Lookup;
 pub use retry::Backoff;
-pub use source::Artifact;
 pub use url::{Scheme, SourceUrl};
 pub use validators::Validators;

@@ -4,7 +4,10 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use url::{Host, Url};
 
-use crate::refusal::{MAX_URL_LENGTH, PolicyRefusal};
+use crate::{
+    digest::is_digest,
+    refusal::{MAX_URL_LENGTH, PolicyRefusal},
+};
 
 /// How a source is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +71,12 @@ impl SourceUrl {
     /// Name or address of the server; none for a file.
     pub fn host(&self) -> Option<Host<&str>> {
         self.0.host()
+    }
+
+    /// For a name in a registry: the digest that it names.
+    pub(crate) fn pinned_digest(&self) -> Option<&str> {
+        let (_, digest) = self.0.path().split_once('@')?;
+        (self.scheme() == Scheme::Oci && is_digest(digest)).then_some(digest)
     }
 
     /// The whole URL, query included; for the request and nothing else.

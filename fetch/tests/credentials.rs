@@ -13,7 +13,7 @@ mod support;
 use std::time::Duration;
 
 use monok8s_fault_server::{Fault as Serve, FaultServer, Resource, Tls};
-use monok8s_fetch::{Authorization, Client, Credentials, Fault, PolicyRefusal};
+use monok8s_fetch::{Authorization, Client, Credentials, Fault, Kind, PolicyRefusal};
 use support::{builder, noise, read, request, url};
 
 const SIZE: usize = 100_000;
@@ -28,6 +28,10 @@ struct World {
     plain: FaultServer,
 }
 
+fn redirect(from: &FaultServer, path: &str, to: String) {
+    from.set(path, Resource::new("").forever(Serve::Redirect(to)));
+}
+
 /// For each server and request: whether it was shown a token.
 #[derive(Debug, Default, PartialEq)]
 struct Shown {
@@ -37,7 +41,7 @@ struct Shown {
 }
 
 impl World {
-    /// All have the file; the named one sends `/away` elsewhere.
+    /// All have the file at `/i`.
     async fn start() -> Self {
         let file = || Resource::new(noise(SIZE));
         let secure = || FaultServer::builder().tls(Tls::default()).at("/i", file());
@@ -61,10 +65,6 @@ impl World {
                 client.with_credentials(Credentials::new(hosts, token))
             })
             .unwrap()
-    }
-
-    fn redirect(&self, from: &FaultServer, path: &str, to: String) {
-        from.set(path, Resource::new("").forever(Serve::Redirect(to)));
     }
 
     fn shown(&self) -> Shown {
@@ -111,7 +111,7 @@ async fn fetch(place: impl Fn(&World) -> String) -> Vec<(Shown, Option<Fault>)> 
 #[tokio::test]
 async fn to_the_named_host_and_along_its_own_redirects() {
     let results = fetch(|world| {
-        world.redirect(&world.named, "/away", "/i".into());
+        redirect(&world.named, "/away", "/i".into());
         world.named.url("/away")
     });
     for (shown, fault) in results.await {
@@ -128,7 +128,7 @@ async fn to_the_named_host_and_along_its_own_redirects() {
 #[tokio::test]
 async fn to_no_other_port() {
     let results = fetch(|world| {
-        world.redirect(&world.named, "/away", world.other.url("/i"));
+        redirect(&world.named, "/away", world.other.url("/i"));
         world.named.url("/away")
     });
     for (shown, fault) in results.await {
@@ -149,7 +149,7 @@ async fn to_no_other_host() {
     let results = fetch(|world| {
         let port = world.named.address().port();
         let elsewhere = format!("https://localhost:{port}/i");
-        world.redirect(&world.named, "/away", elsewhere);
+        redirect(&world.named, "/away", elsewhere);
         world.named.url("/away")
     });
     for (shown, fault) in results.await {
@@ -166,7 +166,7 @@ async fn to_no_other_host() {
 #[tokio::test]
 async fn to_nobody_without_tls() {
     let results = fetch(|world| {
-        world.redirect(&world.named, "/away", world.plain.url("/i"));
+        redirect(&world.named, "/away", world.plain.url("/i"));
         world.named.url("/away")
     });
     for (shown, fault) in results.await {
@@ -193,7 +193,7 @@ async fn to_nobody_without_tls() {
 #[tokio::test]
 async fn from_another_host_on_the_way_to_the_named_one() {
     let results = fetch(|world| {
-        world.redirect(&world.other, "/away", world.named.url("/i"));
+        redirect(&world.other, "/away", world.named.url("/i"));
         world.other.url("/away")
     });
     for (shown, fault) in results.await {
@@ -208,11 +208,39 @@ async fn from_another_host_on_the_way_to_the_named_one() {
     }
 }
 
+/// A private authority from a Secret vouches for the hosts that the Secret names.
+#[tokio::test]
+async fn an_authority_is_trusted_for_the_named_hosts_alone() {
+    let world = World::start().await;
+    let client = builder().build().unwrap();
+    let trusting = |hosts: &str, pem: &str| {
+        let fields = [("hosts", hosts), ("ca.crt", pem)];
+        let fields = fields.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()));
+        let credentials = Credentials::from_fields(&fields.into()).unwrap();
+        client.with_credentials(credentials)
+    };
+    let (named, pem) = (
+        world.named.address().to_string(),
+        world.named.ca_pem().unwrap(),
+    );
+    let get = |client: Client| {
+        let wanted = request(&world.named.url("/i"), LONG).0;
+        async move { read(&client, wanted).await.map(|(bytes, _)| bytes) }
+    };
+    assert!(get(trusting(&named, pem).unwrap()).await.unwrap() == noise(SIZE));
+    let elsewhere = trusting("other.example", pem).unwrap();
+    assert_eq!(get(elsewhere).await.unwrap_err().kind(), Kind::Untrusted);
+    let another = trusting(&named, world.other.ca_pem().unwrap()).unwrap();
+    assert_eq!(get(another).await.unwrap_err().kind(), Kind::Untrusted);
+    let error = trusting(&named, "no certificate").unwrap_err();
+    assert!(error.to_string().contains("`ca.crt`"), "{error}");
+}
+
 /// The rest of a file is asked for by a request of its own, and a mirror by another one.
 #[tokio::test]
 async fn when_a_stream_goes_on_and_when_a_mirror_takes_over() {
     let world = World::start().await;
-    world.redirect(&world.named, "/away", world.other.url("/i"));
+    redirect(&world.named, "/away", world.other.url("/i"));
     world.other.inject(
         "/i",
         [

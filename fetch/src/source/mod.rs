@@ -10,9 +10,8 @@ use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, header};
 use reqwest::Response;
 
-pub use oci::Artifact;
-
 use crate::{
+    artifact::Artifact,
     client::Client,
     error::Fault,
     identity::Identity,
@@ -123,6 +122,14 @@ impl Source {
         match self {
             Self::Http | Self::File => None,
             Self::Oci(session) => session.artifact(),
+        }
+    }
+
+    /// For a source in a registry: a URL that stands for what it now is for ever.
+    pub(crate) fn pinned(&self, url: &SourceUrl) -> Option<SourceUrl> {
+        match self {
+            Self::Http | Self::File => None,
+            Self::Oci(session) => session.pinned(url),
         }
     }
 }

@@ -419,6 +419,10 @@ async fn a_layer_is_gone_on_with_whatever_its_tag_has_come_to_stand_for() {
     let body = client.open(request(&world.name(), LONG).0).await.unwrap();
     let file = body.identity().unwrap();
     assert_eq!(file.artifact, body.artifact());
+    let pinned = body.pinned().unwrap().to_string();
+    let digest_of_manifest = digest(&manifest(&[&world.content]));
+    let repository = world.name().replace(":t", "");
+    assert_eq!(pinned, format!("{repository}@{digest_of_manifest}"));
     assert_eq!(file.total, Some(SIZE as u64));
     drop(body);
     let manifest_path = "/v2/a/manifests/t";
@@ -426,18 +430,27 @@ async fn a_layer_is_gone_on_with_whatever_its_tag_has_come_to_stand_for() {
     world.registry.set(manifest_path, moved);
     // Storage may call the same bytes something else each time, and may not have ranges.
     let content = &world.content;
-    for stored in [
-        Resource::new(content.clone()).etag(Some("\"x\"")),
-        Resource::new(content.clone())
-            .etag(Some("\"y\""))
-            .without_ranges(),
-        Resource::new(content.clone())
-            .etag(None)
-            .faults([Serve::TruncateAfter(50_000)]),
+    for (place, stored) in [
+        (
+            world.name(),
+            Resource::new(content.clone()).etag(Some("\"x\"")),
+        ),
+        (
+            world.name(),
+            Resource::new(content.clone())
+                .etag(Some("\"y\""))
+                .without_ranges(),
+        ),
+        (
+            pinned,
+            Resource::new(content.clone())
+                .etag(None)
+                .faults([Serve::TruncateAfter(50_000)]),
+        ),
     ] {
         world.storage.set("/stored", stored);
         let asked = world.registry.requests().len();
-        let (mut wanted, _) = request(&world.name(), LONG);
+        let (mut wanted, _) = request(&place, LONG);
         let at = AT as u64;
         let file = file.clone();
         wanted.resume = Some(Resume { at, file });

@@ -150,35 +150,40 @@ pub(crate) fn answer(request: &Request, resource: &Resource, fault: &Fault) -> A
             }
         },
         chunked: chunked && !head_only,
-        end: match fault {
-            Fault::StallAfter(n) => End::Stall(*n),
-            Fault::ResetAfter(n) => End::Reset(*n),
-            Fault::TruncateAfter(n) => End::Truncate(*n),
-            Fault::ClaimLength(_) => End::Close,
-            _ => End::KeepAlive,
-        },
-        pace: match fault {
-            Fault::Drip { bytes, every } => Some(Pace {
-                after: 0,
-                bytes: *bytes,
-                every: *every,
-            }),
-            Fault::DripAfter {
-                after,
-                bytes,
-                every,
-            } => Some(Pace {
-                after: *after,
-                bytes: *bytes,
-                every: *every,
-            }),
-            _ => None,
-        },
+        end: end(fault),
+        pace: pace(fault),
         flip: match fault {
             Fault::FlipBit(offset) => Some(*offset),
             _ => None,
         },
     }
+}
+
+fn end(fault: &Fault) -> End {
+    match fault {
+        Fault::StallAfter(n) => End::Stall(*n),
+        Fault::ResetAfter(n) => End::Reset(*n),
+        Fault::TruncateAfter(n) => End::Truncate(*n),
+        Fault::ClaimLength(_) => End::Close,
+        _ => End::KeepAlive,
+    }
+}
+
+fn pace(fault: &Fault) -> Option<Pace> {
+    let (after, bytes, every) = match fault {
+        Fault::Drip { bytes, every } => (0, *bytes, *every),
+        Fault::DripAfter {
+            after,
+            bytes,
+            every,
+        } => (*after, *bytes, *every),
+        _ => return None,
+    };
+    Some(Pace {
+        after,
+        bytes,
+        every,
+    })
 }
 
 /// 404, for a path at which nothing is served.

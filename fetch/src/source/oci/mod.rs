@@ -16,6 +16,12 @@
 mod answers;
 mod challenge;
 mod name;
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(
+    not(feature = "fuzzing"),
+    allow(unreachable_pub, reason = "the fuzz targets reach it")
+)]
+pub mod promises;
 
 use std::sync::Mutex;
 
@@ -24,10 +30,10 @@ use http::{
     header::{ACCEPT, AUTHORIZATION},
 };
 use reqwest::Response;
-use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use crate::{
+    artifact::Artifact,
     client::Client,
     digest,
     error::{Fault, Progress},
@@ -38,7 +44,6 @@ use crate::{
     resume::{content_length, status_fault},
     source::Question,
     url::SourceUrl,
-    validators::Validators,
 };
 use answers::Found;
 use challenge::Challenge;
@@ -48,31 +53,6 @@ use name::{Name, Reference};
 const MAX_MANIFEST: u64 = 4 << 20;
 /// Largest answer of a token server that is read, in bytes.
 const MAX_TOKEN_ANSWER: u64 = 64 << 10;
-
-/// What a name in a registry stood for when it was resolved.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Artifact {
-    /// Digest of what the name itself led to, an index perhaps: `sha256:` and 64 hex digits. The
-    /// same name with `@` and this digest is this artifact for ever.
-    pub digest: String,
-    /// Digest of the layer, which is the file that is downloaded.
-    pub layer: String,
-    /// Length of the layer in bytes.
-    pub size: u64,
-}
-
-impl Artifact {
-    /// By what the layer is recognised wherever it comes from.
-    fn identity(&self) -> Identity {
-        Identity {
-            validators: Validators {
-                etag: Some(format!("\"{}\"", self.layer)),
-                last_modified: None,
-            },
-            total: Some(self.size),
-        }
-    }
-}
 
 /// One source in a registry, and what has been learnt of it.
 pub(crate) struct Session {
@@ -103,6 +83,12 @@ impl Session {
 
     pub(super) fn artifact(&self) -> Option<Artifact> {
         self.learnt().artifact.clone()
+    }
+
+    /// The name with the digest of what it stood for in place of its tag.
+    pub(super) fn pinned(&self, url: &SourceUrl) -> Option<SourceUrl> {
+        let artifact = self.artifact()?;
+        Name::of(url).ok()?.pinned(&artifact.digest).ok()
     }
 
     fn learnt(&self) -> std::sync::MutexGuard<'_, Learnt> {
@@ -136,7 +122,7 @@ impl Session {
                 what: "a layer of another length than its manifest says",
             });
         }
-        Ok((response, artifact.identity()))
+        Ok((response, Identity::of_layer(&artifact)))
     }
 
     async fn resolve(&self, client: &Client, name: &Name) -> Result<Artifact, Fault> {

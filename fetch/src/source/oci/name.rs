@@ -61,6 +61,12 @@ impl Name {
         &self.reference
     }
 
+    /// The name of what a digest stands for in the same repository, as a URL.
+    pub(super) fn pinned(&self, digest: &str) -> Result<SourceUrl, PolicyRefusal> {
+        let host = self.origin.strip_prefix("https://").unwrap_or_default();
+        format!("oci://{host}/{}@{digest}", self.repository).parse()
+    }
+
     /// Where a manifest is.
     pub(super) fn manifest(&self, reference: &Reference) -> Result<SourceUrl, PolicyRefusal> {
         let (Reference::Tag(reference) | Reference::Digest(reference)) = reference;
@@ -135,6 +141,10 @@ mod tests {
             assert_eq!(name.origin().to_lowercase(), origin, "{text}");
             assert_eq!(name.repository(), repository);
             assert_eq!(*name.reference(), reference);
+            let pinned = name.pinned(&digest).unwrap();
+            assert_eq!(pinned.pinned_digest(), Some(&*digest), "{pinned}");
+            assert_eq!(Name::of(&pinned).unwrap().repository(), repository);
+            assert_eq!(Name::of(&pinned).unwrap().origin(), name.origin());
             let manifest = name.manifest(name.reference()).unwrap();
             assert!(manifest.is_https(), "{manifest}");
             assert!(manifest.to_string().contains("/v2/"), "{manifest}");
