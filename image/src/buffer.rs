@@ -10,9 +10,10 @@ use std::{
 pub(crate) const ALIGNMENT: usize = 4096;
 
 /// Expanded bytes that are digested, read back and compared at once. A multiple of every sector size.
-pub(crate) const PIECE: usize = 1 << 20;
+pub(crate) const PIECE: usize = 2 << 20;
 
-/// Expanded bytes that travel at once from the decoder to the writer, at most; a frame that is no larger is decoded
+/// Expanded bytes that travel at once from the decoder to the device, at most: a device has its requests side by side
+/// where one call asks for several of them. A frame that is no larger is decoded
 /// in one go, beside others. What `pack` makes of an image is cut into frames of this size.
 pub(crate) const BLOCK: usize = 4 << 20;
 

@@ -7,7 +7,7 @@ use sha2::{
 
 /// The format's first bytes. Another one is not read: the installation then starts from the beginning, which costs
 /// time and nothing else.
-const MAGIC: [u8; 8] = *b"m8simg\x00\x01";
+const MAGIC: [u8; 8] = *b"m8simg\x00\x02";
 
 /// As `sha2` writes a hash that is not finished.
 const HASH_STATE: usize = size_of::<SerializedState<Sha256>>();

@@ -26,6 +26,9 @@ use support::{
 /// An epoch is 64 MiB; this is two of them and a piece that is neither a whole MiB nor a whole sector.
 const LENGTH: usize = 130 * MIB + 1234;
 
+/// Read back and compared as one.
+const PIECE: u64 = 2 * MIB as u64;
+
 #[test]
 fn the_slot_holds_the_image_and_the_rest_is_left_alone() {
     let image = image(LENGTH);
@@ -89,7 +92,7 @@ fn read_back_trails_by_epochs() {
     else {
         panic!("{error}");
     };
-    assert_eq!((&*name, offset, length), ("/dev/faulty3", 0, MIB as u64));
+    assert_eq!((&*name, offset, length), ("/dev/faulty3", 0, PIECE));
     assert_eq!(
         proven,
         Done {
@@ -520,9 +523,9 @@ fn a_device_that_fails_to_write_is_named_with_offset_and_bytes() {
                 panic!("{error}");
             };
             assert_eq!(operation, "write");
-            // One that takes nothing refuses the whole piece.
-            let piece = at / MIB as u64 * MIB as u64;
-            assert!(offset == at || (offset == piece && kind == "write zero"));
+            // One that takes nothing refuses the whole request.
+            let block = at / (2 * PIECE) * (2 * PIECE);
+            assert!(offset == at || (offset == block && kind == "write zero"));
             for word in [
                 "/dev/faulty3",
                 &offset.to_string(),
@@ -586,28 +589,28 @@ fn a_device_that_loses_what_it_accepted_is_caught() {
 
 #[test]
 fn a_medium_that_changes_or_misplaces_is_caught_wherever_it_does() {
-    let image = image(2 * MIB + 100);
+    let image = image(4 * MIB + 100);
     let file = compress(&image);
-    for at in [0, 4095, MIB as u64, 2 * MIB as u64 + 99] {
+    for at in [0, 4095, MIB as u64, PIECE, 4 * MIB as u64 + 99] {
         for fault in [Fault::Flips(at, 0), Fault::Misplaced(at)] {
-            let device = Memory::with(3 * MIB, &[fault]);
+            let device = Memory::with(5 * MIB, &[fault]);
             let error = install_quietly(&file, &device, &expect(sha256(&file))).unwrap_err();
             let InstallError::ReadBackMismatch { offset, .. } = error else {
                 panic!("{fault:?}: {error}");
             };
-            assert_eq!(offset, at / MIB as u64 * MIB as u64);
+            assert_eq!(offset, at / PIECE * PIECE);
         }
     }
 }
 
 #[test]
 fn a_device_that_cannot_be_read_proves_nothing() {
-    let image = image(2 * MIB);
+    let image = image(4 * MIB);
     let file = compress(&image);
-    let device = Memory::with(2 * MIB, &[Fault::ReadFails(MIB as u64)]);
+    let device = Memory::with(4 * MIB, &[Fault::ReadFails(PIECE)]);
     match install_quietly(&file, &device, &expect(sha256(&file))) {
         Err(InstallError::ReadBackFailed { offset, proven, .. }) => {
-            assert_eq!(offset, MIB as u64);
+            assert_eq!(offset, PIECE);
             assert!(proven.bytes <= offset);
         }
         other => panic!("{other:?}"),
@@ -689,8 +692,8 @@ fn cancelled_in_the_middle_it_stops() {
             self.half.read(buffer)
         }
     }
-    // Little compresses, so that half the file is more than the portions that are on their way at once.
-    let image: Vec<u8> = (0..8 * MIB as u64 / 8)
+    // Little compresses, so that half the file is more than what is on its way to the first write.
+    let image: Vec<u8> = (0..32 * MIB as u64 / 8)
         .flat_map(|n| scrambled(n).to_le_bytes())
         .collect();
     let file = compress(&image);
@@ -699,7 +702,7 @@ fn cancelled_in_the_middle_it_stops() {
         half: &file[..file.len() / 2],
         cancelled,
     };
-    let device = Memory::new(8 * MIB);
+    let device = Memory::new(32 * MIB);
     let mut calls_after = 0;
     let mut broke = false;
     let error = install(

@@ -1,6 +1,7 @@
 //! What an image is written to.
 
 mod host;
+pub(crate) mod whole;
 
 use std::{fmt, io};
 

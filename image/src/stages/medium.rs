@@ -1,19 +1,17 @@
 //! From the medium: what was written, flushed and read back, piece by piece.
 
-use std::{
-    io,
-    sync::mpsc::{Receiver, SyncSender},
-};
+use std::sync::mpsc::{Receiver, SyncSender};
 
 use crate::{
     Device,
-    buffer::{ALIGNMENT, Buffer, Filled, PIECE},
+    buffer::{Buffer, Filled, PIECE},
+    device::whole::read_all,
     error::InstallError,
     progress::Timed,
     proof::Mark,
     stages::{
+        arrival::Boundary,
         control::Control,
-        expand::Boundary,
         write::{Epoch, Written},
     },
 };
@@ -136,29 +134,4 @@ impl Medium<'_> {
         };
         self.held.send(Held::Piece(piece)).ok()
     }
-}
-
-/// Reads `length` bytes at `offset` to the beginning of `buffer`; on failure the place of the first byte that could
-/// not be read.
-///
-/// Whole pages are asked for, which direct I/O wants; what lies beyond `length` is not looked at, and a device that
-/// ends there reads short.
-pub(crate) fn read_all(
-    device: &dyn Device,
-    buffer: &mut Buffer,
-    length: usize,
-    offset: u64,
-) -> Result<(), (u64, io::Error)> {
-    let pages = length.next_multiple_of(ALIGNMENT).min(buffer.len());
-    let mut done = 0;
-    while done < length {
-        let at = offset + done as u64;
-        match device.read_back_at(&mut buffer[done..pages], at) {
-            Ok(0) => return Err((at, io::ErrorKind::UnexpectedEof.into())),
-            Ok(count) => done += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err((at, error)),
-        }
-    }
-    Ok(())
 }

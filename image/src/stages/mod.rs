@@ -1,12 +1,12 @@
 //! The stages of an installation, each on a thread of its own.
 //!
 //! ```text
-//! receive ──256 KiB──▶ expand ──4 MiB──▶ write ──64 MiB──▶ medium ──1 MiB──▶ prove ──1 MiB──▶ hash
-//!  reader               SHA-256 of file   zeros, digest     flush             digest, compare   SHA-256 of the image,
-//!                       decoder           device's writes   device's reads    checkpoints       for a packed image
-//!                         │    ▲
-//!                         ▼    │ small frames, several at a time
-//!                       side by side
+//! receive ──256 KiB──▶ expand ──4 MiB──▶ digest ──4 MiB──▶ write ──64 MiB──▶ medium ──2 MiB──▶ prove ──2 MiB──▶ hash
+//!  reader               SHA-256 of file   whole pages,      zeros, device's   flush, device's   digest, compare   SHA-256 of the image,
+//!                       decoder           digests           writes            reads             checkpoints       for a packed image
+//!                         │                 ▲
+//!                         ▼                 │
+//!                        side by side: small frames, several at a time
 //! ```
 //!
 //! What is written and what is read back meet as digests, so that no more of the image is in memory than is on its
@@ -17,7 +17,9 @@
 //! it, down to the socket. A stage that cannot go on records why in [`control::Control`] and returns: its channels
 //! close, and the others see that and return too. [`None`] from a stage means just that.
 
+pub(crate) mod arrival;
 pub(crate) mod control;
+pub(crate) mod digest;
 pub(crate) mod expand;
 pub(crate) mod medium;
 pub(crate) mod prove;

@@ -18,6 +18,7 @@ use crate::{
     proof::Chain,
     stages::{
         control::Control,
+        digest,
         expand::{self, BATCH_LIMIT, Bounds, Expanded},
         medium::{self, Held, Medium},
         prove, receive, side_by_side,
@@ -28,8 +29,8 @@ use crate::{
 /// Buffers between the receiver and the expander: 4 MiB.
 const FILE_BUFFERS: usize = 16;
 
-/// Blocks between the expander and the writer: 32 MiB.
-const BLOCKS: usize = 8;
+/// Blocks between the expander and the device: 24 MiB.
+const BLOCKS: usize = 6;
 
 /// Batches that are collected or decoded: 16 MiB where nothing compresses.
 const BATCHES: usize = 4;
@@ -37,8 +38,8 @@ const BATCHES: usize = 4;
 /// More would have nothing to decode: so many batches are there at most, one of them being collected.
 const MOST_DECODERS: usize = BATCHES - 1;
 
-/// Buffers between the reader of the medium and who looks at them: 4 MiB.
-const READ_BACK_BUFFERS: usize = 4;
+/// Buffers between the reader of the medium and who looks at them: 12 MiB.
+const READ_BACK_BUFFERS: usize = 6;
 
 /// One epoch is being written, one is being read back. So no more than two are written and not proven, which is what a
 /// crash costs.
@@ -138,26 +139,33 @@ pub(crate) fn stream(
     // One more than there are buffers: the word that it is the end.
     let (portions_out, portions_in) = sync_channel(FILE_BUFFERS + 1);
     let (arrivals_out, arrivals_in) = sync_channel(2 * BLOCKS + 1);
+    let (ready_out, ready_in) = sync_channel(2 * BLOCKS + 1);
     let (batches_out, batches_in) = sync_channel(BATCHES);
-    // One for each batch that can have a block, so that no decoder waits for the writer.
+    // One for each batch that can have a block, so that no decoder waits.
     let (results_out, results_in) = (0..BLOCKS).map(|_| sync_channel(1)).unzip();
     let (epochs_out, epochs_in) = sync_channel(EPOCHS + 1);
     let (medium, held) = medium(device, control);
     let (looked_at_out, looked_at_in) = sync_channel(READ_BACK_BUFFERS + 1);
     let batches_in = &Mutex::new(batches_in);
     let batch_used = &batch_used;
-    let expand_ends = expand::Ends {
+    let input = expand::Input {
         portions: portions_in,
         used: portion_used,
+    };
+    let output = expand::Output {
         arrivals: arrivals_out,
         empty: block_empty,
         batches: batches_out,
         spare: batch_spare,
         results: results_out,
     };
-    let write_ends = write::Ends {
+    let digest_ends = digest::Ends {
         arrivals: arrivals_in,
         results: results_in,
+        ready: ready_out,
+    };
+    let write_ends = write::Ends {
+        ready: ready_in,
         used: block_used,
         epochs: epochs_out,
         empty: epoch_empty,
@@ -185,13 +193,10 @@ pub(crate) fn stream(
             medium.follow(&epochs_in, &epoch_used)
         })?;
         let write = spawn(scope, "image-write", control, move || {
-            write::write(
-                device,
-                image_bytes,
-                compare_before_write,
-                &write_ends,
-                control,
-            )
+            write::write(device, compare_before_write, &write_ends, control)
+        })?;
+        let digest = spawn(scope, "image-digest", control, move || {
+            digest::digest(image_bytes, &digest_ends, control)
         })?;
         let decoders = (0..decoders())
             .map(|_| {
@@ -201,7 +206,7 @@ pub(crate) fn stream(
             })
             .collect::<Result<Vec<_>, _>>()?;
         let expand = spawn(scope, "image-expand", control, move || {
-            expand::expand(window_limit, beginning, bounds, &expand_ends, control)
+            expand::expand(window_limit, beginning, bounds, &input, &output, control)
         })?;
         let receive = spawn(scope, "image-receive", control, move || {
             receive::receive(source, &portion_empty, &portions_out, control)
@@ -211,13 +216,13 @@ pub(crate) fn stream(
         let decoded: Vec<_> = decoders.into_iter().map(join).collect();
         let sides = (
             join(receive).zip(join(expand)),
-            join(write).zip(join(read_back)),
+            join(digest).zip(join(write)).zip(join(read_back)),
             join(prove).zip(join(hash)),
         );
         Ok(sides.0.zip(sides.1).zip(sides.2).zip(Some(decoded)))
     })?;
 
-    let ((((receive, expanded), (write, read_back)), (compare, hash)), decoded) =
+    let ((((receive, expanded), ((digest, write), read_back)), (compare, hash)), decoded) =
         verdict(ended, control)?;
     let (image_hash, hash_image) = hash;
     let mut decode = expanded.decode;
@@ -229,7 +234,7 @@ pub(crate) fn stream(
         receive,
         hash_file: expanded.hash_file,
         decode,
-        digest: write.digest,
+        digest,
         write: write.write,
         clear: write.clear,
         unchanged: write.unchanged,

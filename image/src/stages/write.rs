@@ -8,16 +8,16 @@ use std::{
 
 use crate::{
     Device,
-    buffer::{ALIGNMENT, Buffer, Filled, PIECE},
+    buffer::{BLOCK, Buffer, PIECE},
+    device::whole::{Failed, read_all, write_all, write_zeros},
     error::InstallError,
     progress::Timed,
     proof::Mark,
     stages::{
+        arrival::Boundary,
         control::Control,
-        expand::{Arrival, Boundary, decode_failed},
-        medium::read_all,
+        digest::{Marked, Ready},
         segments::{self, Part},
-        side_by_side::Decoded,
     },
 };
 
@@ -26,6 +26,9 @@ pub(crate) const EPOCH: usize = 64 << 20;
 
 /// Where frames are cut so that pieces are small, an epoch ends earlier.
 pub(crate) const PIECES_PER_EPOCH: usize = 128;
+
+/// Zeros at hand for a device that cannot clear.
+const ZEROS: usize = 1 << 20;
 
 /// What was written where, for the read-back to compare with.
 pub(crate) struct Written {
@@ -44,9 +47,7 @@ pub(crate) enum Epoch {
 
 /// The channels around this stage.
 pub(crate) struct Ends {
-    pub(crate) arrivals: Receiver<Arrival>,
-    /// Where batches are waited for, in turn.
-    pub(crate) results: Vec<Receiver<Decoded>>,
+    pub(crate) ready: Receiver<Ready>,
     pub(crate) used: SyncSender<Buffer>,
     pub(crate) epochs: SyncSender<Epoch>,
     pub(crate) empty: Receiver<Vec<Written>>,
@@ -54,17 +55,15 @@ pub(crate) struct Ends {
 
 #[derive(Default)]
 pub(crate) struct Times {
-    pub(crate) digest: Timed,
     pub(crate) write: Timed,
     pub(crate) clear: Timed,
     /// Bytes that were found on the device, and reading them.
     pub(crate) unchanged: Timed,
 }
 
-/// Writes all that arrives from `offset` on; with `compare` only what the device does not hold already.
+/// Writes all that is ready; with `compare` only what the device does not hold already.
 pub(crate) fn write(
     device: &dyn Device,
-    offset: u64,
     compare: bool,
     ends: &Ends,
     control: &Control,
@@ -76,27 +75,19 @@ pub(crate) fn write(
         times: Times::default(),
         epoch: ends.empty.recv().ok()?,
         epoch_bytes: 0,
-        offset,
-        tail: Buffer::new(ALIGNMENT),
-        tail_length: 0,
         parts: Vec::new(),
         clearing: None,
         zeros: None,
-        held: compare.then(|| Buffer::new(PIECE)),
+        held: compare.then(|| Buffer::new(BLOCK)),
     };
-    let mut results = ends.results.iter().cycle();
     loop {
         if control.stopped() {
             return None;
         }
-        match ends.arrivals.recv().ok()? {
-            Arrival::Block(block) => writer.block(block)?,
-            Arrival::Batch(from) => match results.next()?.recv().ok()? {
-                Ok(block) => writer.block(block)?,
-                Err(detail) => return control.fail(decode_failed(from, detail, control)),
-            },
-            Arrival::Boundary(boundary) => writer.boundary(boundary),
-            Arrival::End => return writer.end(),
+        match ends.ready.recv().ok()? {
+            Ready::Block(block) => writer.block(block)?,
+            Ready::Boundary(boundary) => writer.boundary(boundary),
+            Ready::End => return writer.end(),
         }
     }
 }
@@ -108,11 +99,6 @@ struct Writer<'a> {
     times: Times,
     epoch: Vec<Written>,
     epoch_bytes: usize,
-    /// Up to here all is written, but for what is being cleared: whole pages.
-    offset: u64,
-    /// What came after them.
-    tail: Buffer,
-    tail_length: usize,
     parts: Vec<(Range<usize>, Part)>,
     /// Zeros that have come and that the device was not asked for yet.
     clearing: Option<Range<u64>>,
@@ -123,62 +109,16 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Writes the pages of a block, the piece of a page that came before it in front, and keeps the piece of a page at
-    /// its end for the next one.
-    fn block(&mut self, mut block: Filled) -> Option<()> {
-        let start = block.start - self.tail_length;
-        block.buffer[start..block.start].copy_from_slice(&self.tail[..self.tail_length]);
-        let end = block.start + block.length;
-        let pages = start + (end - start) / ALIGNMENT * ALIGNMENT;
-        self.tail_length = end - pages;
-        self.tail[..self.tail_length].copy_from_slice(&block.buffer[pages..end]);
-        let mut at = start;
-        while at < pages {
-            let before = usize::try_from(self.offset % PIECE as u64).unwrap_or(0);
-            let length = (PIECE - before).min(pages - at);
-            self.piece(&block.buffer[at..at + length])?;
-            at += length;
-        }
-        // The expander may be done and gone.
-        let _ = self.ends.used.send(block.buffer);
-        Some(())
-    }
-
-    /// Of interest is a boundary at which a piece ends.
-    fn boundary(&mut self, boundary: Boundary) {
-        if self.tail_length == 0
-            && self.offset.is_multiple_of(PIECE as u64)
-            && let Some(last) = self.epoch.last_mut()
-        {
-            last.boundary = Some(boundary);
-        }
-    }
-
-    fn end(mut self) -> Option<Times> {
-        if self.tail_length > 0 {
-            let tail = std::mem::replace(&mut self.tail, Buffer::new(0));
-            self.piece(&tail[..self.tail_length])?;
-        }
-        self.clear()?;
-        self.ends.epochs.send(Epoch::Written(self.epoch)).ok()?;
-        self.ends.epochs.send(Epoch::End).ok()?;
-        Some(self.times)
-    }
-
-    fn piece(&mut self, bytes: &[u8]) -> Option<()> {
+    fn block(&mut self, block: Marked) -> Option<()> {
         // An epoch is sent when the next one begins: a boundary belongs to what is before it.
-        if self.epoch_bytes >= EPOCH || self.epoch.len() >= PIECES_PER_EPOCH {
-            self.clear()?;
-            let empty = self.ends.empty.recv().ok()?;
-            let full = std::mem::replace(&mut self.epoch, empty);
-            self.ends.epochs.send(Epoch::Written(full)).ok()?;
-            self.epoch_bytes = 0;
+        if self.epoch_bytes >= EPOCH || self.epoch.len() + block.pieces.len() > PIECES_PER_EPOCH {
+            self.next_epoch()?;
         }
-        let mark = self.times.digest.time(bytes.len(), || Mark::of(bytes));
+        let bytes = block.bytes();
         let mut parts = std::mem::take(&mut self.parts);
-        segments::cut(bytes, self.held_now(bytes.len()), &mut parts);
+        segments::cut(bytes, self.held_now(block.offset, bytes.len()), &mut parts);
         for (range, part) in &parts {
-            let at = self.offset + range.start as u64;
+            let at = block.offset + range.start as u64;
             match part {
                 Part::Data => self.data(&bytes[range.clone()], at)?,
                 Part::Zeros => self.zeros(at..at + range.len() as u64)?,
@@ -186,22 +126,50 @@ impl Writer<'_> {
             }
         }
         self.parts = parts;
-        self.epoch.push(Written {
-            offset: self.offset,
-            length: bytes.len(),
-            mark,
-            boundary: None,
-        });
+        let mut offset = block.offset;
+        for piece in block.pieces.iter().flatten() {
+            self.epoch.push(Written {
+                offset,
+                length: piece.length,
+                mark: piece.mark,
+                boundary: None,
+            });
+            offset += piece.length as u64;
+        }
         self.epoch_bytes += bytes.len();
-        self.offset += bytes.len() as u64;
-        self.control.update(|p| p.written = self.offset);
+        self.control.update(|p| p.written = offset);
+        if block.goes_round {
+            // The expander may be done and gone.
+            let _ = self.ends.used.send(block.buffer);
+        }
         Some(())
     }
 
-    /// What the device holds where the next piece goes. One that cannot be read there is written.
-    fn held_now(&mut self, length: usize) -> Option<&[u8]> {
+    fn next_epoch(&mut self) -> Option<()> {
+        self.clear()?;
+        let empty = self.ends.empty.recv().ok()?;
+        let full = std::mem::replace(&mut self.epoch, empty);
+        self.epoch_bytes = 0;
+        self.ends.epochs.send(Epoch::Written(full)).ok()
+    }
+
+    fn boundary(&mut self, boundary: Boundary) {
+        if let Some(last) = self.epoch.last_mut() {
+            last.boundary = Some(boundary);
+        }
+    }
+
+    fn end(mut self) -> Option<Times> {
+        self.clear()?;
+        self.ends.epochs.send(Epoch::Written(self.epoch)).ok()?;
+        self.ends.epochs.send(Epoch::End).ok()?;
+        Some(self.times)
+    }
+
+    /// What the device holds where the next block goes. One that cannot be read there is written.
+    fn held_now(&mut self, offset: u64, length: usize) -> Option<&[u8]> {
         let held = self.held.as_mut()?;
-        let (device, offset) = (self.device, self.offset);
+        let device = self.device;
         let read = self
             .times
             .unchanged
@@ -251,7 +219,7 @@ impl Writer<'_> {
             .time(0, || device.clear_at(range.start, range.end - range.start));
         match cleared {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                self.zeros = Some(Buffer::new(PIECE));
+                self.zeros = Some(Buffer::new(ZEROS));
                 self.clearing = Some(range);
                 self.clear()
             }
@@ -263,7 +231,7 @@ impl Writer<'_> {
         }
     }
 
-    fn judge(&self, operation: &'static str, result: Result<(), (u64, io::Error)>) -> Option<()> {
+    fn judge(&self, operation: &'static str, result: Result<(), Failed>) -> Option<()> {
         match result {
             Ok(()) => Some(()),
             Err((offset, error)) => self.control.fail(InstallError::WriteFailed {
@@ -277,32 +245,4 @@ impl Writer<'_> {
     }
 }
 
-fn write_zeros(
-    device: &dyn Device,
-    zeros: &[u8],
-    range: &Range<u64>,
-) -> Result<(), (u64, io::Error)> {
-    let mut offset = range.start;
-    while offset < range.end {
-        let length = usize::try_from(range.end - offset).unwrap_or(usize::MAX);
-        let length = length.min(zeros.len());
-        write_all(device, &zeros[..length], offset)?;
-        offset += length as u64;
-    }
-    Ok(())
-}
-
-/// Writes everything; on failure the place of the first byte that was not written.
-fn write_all(device: &dyn Device, bytes: &[u8], offset: u64) -> Result<(), (u64, io::Error)> {
-    let mut done = 0;
-    while done < bytes.len() {
-        let at = offset + done as u64;
-        match device.write_at(&bytes[done..], at) {
-            Ok(0) => return Err((at, io::ErrorKind::WriteZero.into())),
-            Ok(count) => done += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err((at, error)),
-        }
-    }
-    Ok(())
-}
+const _: () = assert!(EPOCH.is_multiple_of(PIECE));
