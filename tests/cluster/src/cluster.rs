@@ -63,8 +63,8 @@ impl Default for ClusterOptions {
 /// How long a node may leave its Lease unrenewed before it is not Ready; its kubelet renews it every
 /// 3 s.
 const MONITOR_GRACE: Duration = Duration::from_secs(20);
-/// Of a slot, in bytes.
-const SLOT: u64 = 64 << 20;
+/// Of a slot, in bytes: room for an image that is larger than the largest decoder's window.
+const SLOT: u64 = 192 << 20;
 /// Of the data partition, in bytes; nothing is taken from this machine's disk before it is written.
 const DATA: u64 = 4 << 30;
 

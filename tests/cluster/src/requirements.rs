@@ -1,6 +1,9 @@
 //! Whether this machine lets this process have real nodes.
+//!
+//! Tests on real nodes are skipped where there can be none, and fail where something is missing that root
+//! can install.
 
-use std::{fs, path::Path, process::Command};
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use monok8s_sandbox::loop_device::LoopDevice;
 
@@ -45,13 +48,51 @@ pub fn forbidden() -> Option<String> {
     }
 }
 
-/// What is not installed here, in a line for people; none when nothing is missing.
+/// What is not installed here, and the line that installs it; none when nothing is missing.
 pub fn missing() -> Option<String> {
-    let mut absent = PROGRAMS
+    lacks(|program| Command::new(program).arg("--version").output().is_ok())
+}
+
+fn lacks(is_there: impl Fn(&str) -> bool) -> Option<String> {
+    let absent: Vec<_> = PROGRAMS
         .into_iter()
-        .filter(|(program, _)| Command::new(program).arg("--version").output().is_err());
-    let (program, package) = absent.next()?;
-    Some(format!(
-        "real nodes need {program}, which is in the Debian package {package}"
-    ))
+        .filter(|(program, _)| !is_there(program))
+        .collect();
+    let programs: Vec<_> = absent.iter().map(|(program, _)| *program).collect();
+    let packages: BTreeSet<_> = absent.iter().map(|(_, package)| *package).collect();
+    let packages: Vec<_> = packages.into_iter().collect();
+    (!absent.is_empty()).then(|| {
+        format!(
+            "real nodes need {}: apt-get install {} (`make setup-test` does it)",
+            programs.join(", "),
+            packages.join(" ")
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named_with_the_line_to_type() {
+        assert_eq!(lacks(|_| true), None);
+        let without = |program: &str| !["sgdisk", "unshare", "nsenter"].contains(&program);
+        let line = lacks(without).unwrap();
+        assert!(line.contains("sgdisk, unshare, nsenter"), "{line}");
+        assert!(
+            line.contains("apt-get install gdisk util-linux ("),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn the_setup_installs_every_program() {
+        let script = include_str!("../../sandbox/setup.sh");
+        for (program, package) in PROGRAMS {
+            // No Debian is without that one.
+            let known = package == "tar" || script.contains(&format!(":{package}"));
+            assert!(known, "{program} is in {package}");
+        }
+    }
 }

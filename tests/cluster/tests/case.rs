@@ -10,6 +10,7 @@ use monok8s_cluster::{node::Node, power::Running};
 use monok8s_e2e::objects;
 use monok8s_sandbox::{
     image_server::{Content, Fault},
+    images::Image,
     wait,
 };
 use rustix::fs::{FlockOperation, flock};
@@ -48,10 +49,26 @@ impl<'a> Case<'a> {
     /// Serves the image that the node does not run and writes a progress to it by hand. With a
     /// `fault` the server answers every request so, until [`cure`](Self::cure).
     pub(crate) async fn begin(&self, release: &str, fault: Option<Fault>) -> Result<Attempt<'_>> {
+        let to = self.next_version().await?;
+        let image = self.bench.cluster.image(to)?;
+        self.begin_with(image, release, fault).await
+    }
+
+    /// The version of the two that the node does not run.
+    pub(crate) async fn next_version(&self) -> Result<&'static str> {
+        let from = self.bench.version(self.node).await?;
+        Ok(SINGLE[usize::from(from == SINGLE[0])])
+    }
+
+    /// [`begin`](Self::begin) with an image of the caller's.
+    pub(crate) async fn begin_with(
+        &self,
+        image: &Image,
+        release: &str,
+        fault: Option<Fault>,
+    ) -> Result<Attempt<'_>> {
         let bench = self.bench;
         let from = bench.version(self.node).await?;
-        let to = SINGLE[usize::from(from == SINGLE[0])];
-        let image = bench.cluster.image(to)?;
         let server = bench.cluster.image_server();
         server.publish(
             &self.path(),
@@ -65,7 +82,7 @@ impl<'a> Case<'a> {
         let url = server.url(&self.path());
         let both = objects::by_hand(&name, node, image, &url, release, &more);
         objects::apply(&bench.kubectl, &both).await?;
-        self.attempt(from, to)
+        self.attempt(from, &image.version)
     }
 
     /// Ends the server's fault.
@@ -78,7 +95,7 @@ impl<'a> Case<'a> {
     pub(crate) async fn begin_upgrade(&self, drain: Value) -> Result<Attempt<'_>> {
         let bench = self.bench;
         let from = bench.version(self.node).await?;
-        let to = SINGLE[usize::from(from == SINGLE[0])];
+        let to = self.next_version().await?;
         let upgrade = json!({
             "apiVersion": "monok8s.io/v1alpha1",
             "kind": "OSUpgrade",
@@ -187,6 +204,16 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// Deletes its progress and its upgrade.
+    pub(crate) async fn forget(&self) -> Result<()> {
+        let name = self.progress_name();
+        for kind in ["osupgradeprogress", "osupgrade"] {
+            let gone = ["delete", kind, &name, "--ignore-not-found", "--timeout=60s"];
+            self.bench.kubectl.ok(gone).await?;
+        }
+        Ok(())
+    }
+
     /// Leaves the node as the next test wants it: powered, connected, its kubelet and agent at work,
     /// its objects gone.
     pub(crate) async fn tidy(&self) -> Result<()> {
@@ -196,16 +223,12 @@ impl<'a> Case<'a> {
             self.node.power_on().await?;
         }
         self.node.set_kubelet_running(true).await?;
-        let name = self.progress_name();
-        for kind in ["osupgradeprogress", "osupgrade"] {
-            let gone = ["delete", kind, &name, "--ignore-not-found", "--timeout=60s"];
-            self.bench.kubectl.ok(gone).await?;
-        }
+        self.forget().await?;
         // What a test that failed in the middle has left.
         let fill = "rm -f /var/lib/fill-*; ip route flush type blackhole";
         self.node.run(["sh", "-c", fill]).await?;
-        let label = format!("case={name}");
-        let kinds = "poddisruptionbudgets,deployments,pods";
+        let label = format!("case={}", self.progress_name());
+        let kinds = "poddisruptionbudgets,deployments,pods,priorityclasses";
         self.bench
             .kubectl
             .ok(["delete", kinds, "-l", &label, "--wait=false"])

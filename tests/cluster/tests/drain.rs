@@ -1,19 +1,28 @@
 //! Nodes are emptied before they go down, by the controller, through the eviction API, under real
 //! kubelets.
 
-use anyhow::{Result, ensure};
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, ResourceExt as _, api::ListParams};
+use kube::{
+    Api, ResourceExt as _,
+    api::{ListParams, WatchEvent, WatchParams},
+};
 use monok8s_api::{
     osupgradeprogress::Release,
     reason::{ProgressPhase, UpgradePhase},
 };
 use monok8s_cluster::container_image::TOOLBOX;
 use monok8s_e2e::objects;
-use monok8s_sandbox::wait;
+use monok8s_sandbox::{scratch, wait};
 use serde_json::{Value, json};
 
-use crate::{bench::LIMIT, case::Case};
+use crate::{
+    bench::{LIMIT, is_ready},
+    case::Case,
+};
 
 /// A command that ends as soon as it is asked to.
 const OBEDIENT: &str = "trap 'exit 0' TERM; while :; do sleep 0.2; done";
@@ -41,6 +50,134 @@ pub(crate) async fn a_budget_that_never_allows(case: &Case<'_>) -> Result<()> {
     gone_before_the_reboot(case, &pod).await?;
     attempt.completes_at_last(1).await?;
     case.bench.wait_schedulable(case.node, true).await
+}
+
+/// Who is left, who blocks, and who goes before whom.
+pub(crate) async fn every_pod_stays_or_goes_as_it_should(case: &Case<'_>) -> Result<()> {
+    let name = case.progress_name();
+    case.bench.kubectl.apply(&crowd(case).to_string()).await?;
+    let before = wait::until("fifteen pods", LIMIT, || async {
+        let all = pods(case).await?;
+        let bound = |pod: &&Pod| pod.spec.as_ref().is_some_and(|s| s.node_name.is_some());
+        let up = all.iter().filter(|pod| is_ready(pod)).count() == 3;
+        Ok((up && all.iter().filter(bound).count() == 15).then_some(all))
+    })
+    .await?;
+    let of = |part: &str| {
+        let found = before.iter().find(|pod| pod.labels()["part"] == part);
+        found.cloned().with_context(|| format!("no pod {part}"))
+    };
+
+    let attempt = case
+        .begin_upgrade(json!({
+            "podSelector": {"matchLabels": {"part": "left"}},
+            "skipPodsWithPriorityAbove": 1_000_000_000,
+            "deleteEmptyDir": false,
+        }))
+        .await?;
+    let protected =
+        "the data of its emptyDir volume would be lost (rollout.drain.deleteEmptyDir is false)";
+    let data = format!("pod default/{}: {protected}", of("data")?.name_any());
+    blocked(case, &[&data]).await?;
+    // Nobody else is disturbed before somebody has decided about it.
+    for pod in &before {
+        untouched(case, pod).await?;
+    }
+    let order = departures(case).await?;
+    case.set_drain(json!({"deleteEmptyDir": true})).await?;
+    let (twice, one, two) = (
+        of("twice")?.name_any(),
+        format!("{name}-one"),
+        format!("{name}-two"),
+    );
+    let both =
+        format!("pod default/{twice}: PodDisruptionBudget default/{one} and default/{two}: ");
+    blocked(case, &[&both]).await?;
+    // What to do about it stands on the page.
+    let page = fs::read_to_string(scratch::repository().join("docs/upgrade.md"))?;
+    let row = page
+        .lines()
+        .find(|line| line.contains("PodDisruptionBudget B and C: "));
+    ensure!(row.is_some_and(|row| row.contains("Delete one")), "{row:?}");
+    attempt.not_rebooted()?;
+    case.bench
+        .shell(&format!("kubectl delete poddisruptionbudget {one}"))
+        .await?;
+
+    let gone = order.of(13).await?;
+    let (lower, others) = gone.split_at(10);
+    let is_low =
+        |name: &String| name.starts_with(&format!("{name}-low", name = case.progress_name()));
+    ensure!(
+        lower.iter().all(is_low) && !others.iter().any(is_low),
+        "{gone:?}"
+    );
+    attempt.completes(1).await?;
+    // They went down with the node, and came up with it.
+    for part in ["left", "important"] {
+        untouched(case, &of(part)?).await?;
+    }
+    case.bench.wait_schedulable(case.node, true).await
+}
+
+/// Workloads of every sort, and two budgets for one of them.
+fn crowd(case: &Case<'_>) -> Value {
+    let name = case.progress_name();
+    let part = |part: &str, replicas: usize, more: Value| {
+        let labels = json!({"case": name, "part": part});
+        let mut template = template(case, OBEDIENT, 2);
+        template["metadata"]["labels"] = labels.clone();
+        for (key, value) in more.as_object().into_iter().flatten() {
+            template["spec"][key] = value.clone();
+        }
+        json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": format!("{name}-{part}"), "namespace": "default", "labels": labels},
+            "spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template},
+        })
+    };
+    let budget = |budget: &str| {
+        let labels = json!({"case": name, "part": "twice"});
+        json!({
+            "apiVersion": "policy/v1",
+            "kind": "PodDisruptionBudget",
+            "metadata": {"name": format!("{name}-{budget}"), "namespace": "default", "labels": labels},
+            "spec": {"minAvailable": 0, "selector": {"matchLabels": labels}},
+        })
+    };
+    // They wait for their volume, which costs the node nothing.
+    let waiting = json!({"name": "none", "configMap": {"name": "there-is-none"}});
+    let low = json!({
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "metadata": {"name": name, "labels": {"case": name}},
+        "value": -10,
+    });
+    let items = [
+        low,
+        part("left", 1, json!({})),
+        part(
+            "important",
+            1,
+            json!({"priorityClassName": "system-cluster-critical"}),
+        ),
+        part("twice", 1, json!({})),
+        part(
+            "low",
+            10,
+            json!({"priorityClassName": name, "volumes": [waiting]}),
+        ),
+        part("high", 1, json!({"volumes": [waiting]})),
+        part(
+            "data",
+            1,
+            json!({"volumes": [waiting, {"name": "data", "emptyDir": {}}]}),
+        ),
+        budget("one"),
+        budget("two"),
+    ];
+    json!({"apiVersion": "v1", "kind": "List", "items": items})
 }
 
 /// It goes on when somebody lifts the budget.
@@ -232,6 +369,46 @@ async fn untouched(case: &Case<'_>, pod: &Pod) -> Result<()> {
     let asked = same.is_none_or(|same| same.metadata.deletion_timestamp.is_some());
     ensure!(!asked, "{} was asked to end", pod.name_any());
     Ok(())
+}
+
+/// A watch on who is asked to end.
+struct Departures<'a> {
+    events: BoxStream<'a, kube::Result<WatchEvent<Pod>>>,
+}
+
+/// Watches the case's pods from now on.
+async fn departures(case: &Case<'_>) -> Result<Departures<'static>> {
+    let api: Api<Pod> = Api::namespaced(case.bench.client.clone(), "default");
+    let label = format!("case={}", case.progress_name());
+    let now = api.list(&ListParams::default().labels(&label)).await?;
+    let now = now
+        .metadata
+        .resource_version
+        .context("a list without a version")?;
+    let params = WatchParams::default().labels(&label).timeout(290);
+    let events = api.watch(&params, &now).await?.boxed();
+    Ok(Departures { events })
+}
+
+impl Departures<'_> {
+    /// The names of the first so many, in the order in which they were asked.
+    async fn of(mut self, number: usize) -> Result<Vec<String>> {
+        let mut asked: Vec<String> = Vec::new();
+        while asked.len() < number {
+            let event = tokio::time::timeout(LIMIT, self.events.try_next()).await;
+            let event = event.with_context(|| format!("only {asked:?} were asked to end"))??;
+            let (WatchEvent::Modified(pod) | WatchEvent::Deleted(pod)) =
+                event.context("the watch ended")?
+            else {
+                continue;
+            };
+            let name = pod.name_any();
+            if pod.metadata.deletion_timestamp.is_some() && !asked.contains(&name) {
+                asked.push(name);
+            }
+        }
+        Ok(asked)
+    }
 }
 
 /// Waits until the upgrade says what it waits for, in these words, and that it drains.

@@ -4,26 +4,39 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
-use kube::{Api, ResourceExt as _, api::ListParams};
+use kube::{Api, ResourceExt as _};
 
 use monok8s_cluster::{container_image::TOOLBOX, node::Node, product::NAME};
-use monok8s_sandbox::scratch;
+use monok8s_sandbox::{scratch, wait};
 use serde_json::json;
 
-use crate::bench::{Bench, FIRST, NAMESPACE, is_ready};
+use crate::bench::{Bench, FIRST, LIMIT, NAMESPACE, is_ready};
 
 /// `kubectl apply -k manifests` and a label have brought up every agent with a token of its own.
 pub(crate) async fn the_manifests_as_they_stand_make_a_working_fleet(bench: &Bench) -> Result<()> {
     for node in bench.cluster.nodes() {
         bench.wait_version(node, Some(FIRST)).await?;
     }
-    let table = bench.shell("kubectl get osnodes --no-headers").await?;
-    for line in table.lines() {
-        let columns: Vec<&str> = line.split_whitespace().collect();
-        ensure!(columns.get(1..4) == Some(&[FIRST, "A", FIRST]), "{table}");
+    shown(bench, "kubectl get osnodes --no-headers", |table| {
+        let row = |line: &str| {
+            let columns: Vec<&str> = line.split_whitespace().collect();
+            columns.get(1..4) == Some(&[FIRST, "A", FIRST])
+        };
+        table.lines().count() == 3 && table.lines().all(row)
+    })
+    .await
+}
+
+/// Waits until a line prints what it should.
+async fn shown(bench: &Bench, line: &str, done: impl Fn(&str) -> bool) -> Result<()> {
+    let what = format!("another answer to `{line}`");
+    let seen = wait::until(&what, LIMIT, || async {
+        Ok(done(&bench.shell(line).await?).then_some(()))
+    });
+    match seen.await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(error.context(bench.shell(line).await?)),
     }
-    ensure!(table.lines().count() == 3, "{table}");
-    Ok(())
 }
 
 /// The line of docs/install.md, with the controller gone.
@@ -51,73 +64,149 @@ pub(crate) async fn a_node_creates_the_controller_from_a_registry(bench: &Bench)
     bench.shell(&line).await?;
     bench.wait_idle().await?;
     ensure!(image(bench).await? == name);
-    let pods: Api<Pod> = Api::namespaced(bench.client.clone(), NAMESPACE);
-    let selected = ListParams::default().labels("app.kubernetes.io/component=controller");
-    for pod in pods.list(&selected).await? {
-        let statuses = pod
-            .status
-            .as_ref()
-            .and_then(|s| s.container_statuses.as_ref());
-        let runs = statuses
-            .and_then(|all| all.first())
-            .map(|first| first.image_id.clone());
-        let runs = runs.unwrap_or_default();
-        ensure!(
-            runs.starts_with(&name[..name.len() - 6]),
-            "{}: {runs}",
-            pod.name_any()
-        );
+    for pod in bench.controllers().await? {
+        let statuses = pod.status.as_ref();
+        let statuses = statuses.and_then(|status| status.container_statuses.as_ref());
+        let runs = statuses.and_then(|all| all.first());
+        let runs = runs.map(|first| first.image_id.clone()).unwrap_or_default();
+        let repository = name
+            .rsplit_once(':')
+            .map_or("", |(repository, _)| repository);
+        ensure!(runs.starts_with(repository), "{}: {runs}", pod.name_any());
     }
+    let pulled = the_same_bytes_by_another_name(bench, &name).await;
     bench.shell("kubectl apply -k manifests").await?;
-    bench.wait_idle().await
+    bench.wait_idle().await?;
+    pulled
 }
 
-/// The troubleshooting page's words for a node whose runtime does not have the image, and its cure, typed there.
+/// What the troubleshooting page says of an image that the kubelet once pulled: it is refused to pods
+/// that call it otherwise and may not pull it, although the runtime has it.
+async fn the_same_bytes_by_another_name(bench: &Bench, pulled: &str) -> Result<()> {
+    const OTHER: &str = "localhost/monok8s/other-name:test";
+    let ran = bench.controllers().await?;
+    let on = ran
+        .first()
+        .and_then(|pod| pod.spec.as_ref()?.node_name.clone());
+    let node = bench.cluster.node(&on.context("no controller")?)?;
+    let ctr = ["ctr", "-n", "k8s.io", "images"];
+    node.run(ctr.iter().chain(&["tag", pulled, OTHER])).await?;
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "other-name", "namespace": "default"},
+        "spec": {
+            "nodeName": node.name(),
+            "containers": [{
+                "name": "ctl",
+                "image": OTHER,
+                "imagePullPolicy": "Never",
+                "command": ["ctl", "--version"],
+            }],
+        },
+    });
+    bench.kubectl.apply(&pod.to_string()).await?;
+    let pods: Api<Pod> = Api::namespaced(bench.client.clone(), "default");
+    let refused = wait::until("the pulled image to be refused", LIMIT, || async {
+        let pod = pods.get("other-name").await?;
+        Ok((waiting_for(&pod) == Some(NEVER_PULL)).then_some(()))
+    });
+    let refused = refused.await;
+    bench
+        .shell("kubectl delete pod other-name --force --grace-period=0 2>&1")
+        .await?;
+    node.run(ctr.iter().chain(&["rm", OTHER])).await?;
+    refused
+}
+
+/// Of a container whose image the runtime does not have, or may not give it.
+const NEVER_PULL: &str = "ErrImageNeverPull";
+
+/// The troubleshooting page's words for a node whose runtime does not have the image, and its cure,
+/// typed there: for the agent and for the controller.
 pub(crate) async fn a_node_without_the_image_says_so_and_its_page_cures_it(
     bench: &Bench,
 ) -> Result<()> {
-    const REASON: &str = "ErrImageNeverPull";
     let page = scratch::repository().join("docs/troubleshoot.md");
     let page = fs::read_to_string(page).context("no page")?;
     let (_, words) = page
-        .split_once(REASON)
-        .context("the page does not name the reason")?;
-    let cure = words
-        .lines()
-        .find(|line| line.starts_with("ctr "))
-        .context("the page has no cure")?;
-
-    let node = bench.cluster.nodes().last().context("no node")?;
-    forget_image(node).await?;
-    let old = bench.wait_agent(node, "ready", is_ready).await?;
-    let delete = format!(
-        "kubectl delete pod -n {NAMESPACE} {} --wait=true",
-        old.name_any()
-    );
-    bench.shell(&delete).await?;
-    let stuck = bench
-        .wait_agent(node, REASON, |pod| waiting_for(pod) == Some(REASON))
-        .await?;
-    // What an operator sees.
-    let seen = bench
-        .shell(&format!("kubectl -n {NAMESPACE} get pods -o wide"))
-        .await?;
-    let line = seen
-        .lines()
-        .find(|line| line.starts_with(&stuck.name_any()));
-    ensure!(line.is_some_and(|line| line.contains(REASON)), "{seen}");
-    let described = format!("kubectl -n {NAMESPACE} describe pod {}", stuck.name_any());
-    let seen = bench.shell(&described).await?;
-    ensure!(seen.contains(NAME), "{seen}");
-
-    let typed = format!("cd /run/images && {cure}");
-    node.run(["sh", "-c", &typed]).await?;
-    let cured = bench.wait_agent(node, "ready", is_ready).await?;
+        .split_once("## An agent or a controller that says nothing")
+        .context("the page has no such part")?;
+    let line = |begin: &str| {
+        let line = words.lines().find(|line| line.starts_with(begin));
+        line.with_context(|| format!("the page has no line that begins with {begin}"))
+    };
+    let (look, cure) = (line("kubectl -n mono-system get pods")?, line("ctr ")?);
+    let describe = line("kubectl -n mono-system describe pod POD")?;
     ensure!(
-        cured.name_any() == stuck.name_any(),
-        "another pod took its place: the cure was not needed"
+        words.contains(NEVER_PULL),
+        "the page does not name the reason"
     );
-    Ok(())
+
+    let nodes = bench.cluster.nodes();
+    let node = nodes.last().context("no node")?;
+    forget_image(node).await?;
+    let agent = bench.wait_agent(node, "ready", is_ready).await?;
+    let controllers = bench.controllers().await?;
+    let elsewhere = |pod: &&Pod| {
+        pod.spec
+            .as_ref()
+            .is_some_and(|s| s.node_name.as_deref() != Some(node.name()))
+    };
+    let controller = controllers
+        .iter()
+        .find(elsewhere)
+        .context("no controller")?;
+    // The next one can go nowhere else.
+    let others: Vec<&str> = nodes[..nodes.len() - 1].iter().map(Node::name).collect();
+    let others = others.join(" ");
+    bench.shell(&format!("kubectl cordon {others}")).await?;
+    let cured = async {
+        for old in [&agent, controller] {
+            let delete = format!(
+                "kubectl delete pod -n {NAMESPACE} {} --wait=true",
+                old.name_any()
+            );
+            bench.shell(&delete).await?;
+        }
+        let stuck = wait::until("two pods without their image", LIMIT, || async {
+            let mut all = bench.agents(node).await?;
+            all.extend(bench.controllers().await?);
+            all.retain(|pod| waiting_for(pod) == Some(NEVER_PULL));
+            Ok((all.len() == 2).then_some(all))
+        })
+        .await?;
+        // What an operator sees.
+        for pod in &stuck {
+            let name = pod.name_any();
+            shown(bench, look, |seen| {
+                let row = seen.lines().find(|line| line.starts_with(&name));
+                row.is_some_and(|row| row.contains(NEVER_PULL) && row.contains(node.name()))
+            })
+            .await?;
+            shown(bench, &describe.replace("POD", &name), |seen| {
+                seen.contains(NAME)
+            })
+            .await?;
+        }
+
+        let typed = format!("cd /run/images && {cure}");
+        node.run(["sh", "-c", &typed]).await?;
+        // The same pods: nobody but the cure has helped them.
+        let pods: Api<Pod> = Api::namespaced(bench.client.clone(), NAMESPACE);
+        for pod in &stuck {
+            let name = pod.name_any();
+            wait::until(&format!("{name} to be ready"), LIMIT, || async {
+                Ok(is_ready(&pods.get(&name).await?).then_some(()))
+            })
+            .await?;
+        }
+        anyhow::Ok(())
+    };
+    let cured = cured.await;
+    bench.shell(&format!("kubectl uncordon {others}")).await?;
+    cured?;
+    bench.wait_idle().await
 }
 
 /// Takes the product's image out of the node's runtime, under each of its names.
@@ -266,17 +355,31 @@ pub(crate) async fn an_agent_stays_where_nobody_else_may(bench: &Bench) -> Resul
         .await?;
     let taint = format!("kubectl taint node {name} monok8s.test/nobody=here:NoExecute");
     bench.shell(&taint).await?;
-    let sent = bench
-        .shell("kubectl wait --for=delete pod/sent-away --timeout=120s")
-        .await;
-    let stays = bench.agents(node).await;
-    bench.shell(&format!("{taint}-")).await?;
-    sent?;
-    let stays = stays?;
-    ensure!(
-        stays.len() == 1 && stays[0].uid() == agent.uid() && is_ready(&stays[0]),
-        "{stays:?}"
-    );
+    let stays = async {
+        let sent = "kubectl wait --for=delete pod/sent-away --timeout=120s";
+        bench.shell(sent).await?;
+        let stays = bench.agents(node).await?;
+        ensure!(
+            stays.len() == 1 && stays[0].uid() == agent.uid() && is_ready(&stays[0]),
+            "{stays:?}"
+        );
+        // Where nobody is sent, an agent is: with both effects, since others begin with NoSchedule.
+        bench
+            .shell(&taint.replace("NoExecute", "NoSchedule"))
+            .await?;
+        let old = agent.name_any();
+        bench
+            .shell(&format!("kubectl -n {NAMESPACE} delete pod {old}"))
+            .await?;
+        let another = |pod: &Pod| pod.name_any() != old && is_ready(pod);
+        bench.wait_agent(node, "another one", another).await
+    };
+    let stays = stays.await;
+    let key = "monok8s.test/nobody-";
+    bench
+        .shell(&format!("kubectl taint node {name} {key}"))
+        .await?;
+    stays?;
     bench.wait_idle().await
 }
 

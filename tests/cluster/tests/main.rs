@@ -18,6 +18,7 @@ mod interruptions;
 mod power_cuts;
 mod rollout;
 mod traces;
+mod windows;
 
 use std::{
     collections::VecDeque,
@@ -68,12 +69,14 @@ const FLEET: &[Fleet] = tests![
 ];
 
 const SINGLE: &[Single] = tests![
+    windows::the_largest_fits_into_the_shipped_limit,
     interruptions::the_agents_pod_is_deleted,
     interruptions::the_api_server_is_out_of_reach,
     interruptions::the_kubelet_is_down,
     interruptions::the_disk_is_full,
     drain::a_node_that_is_not_ready_is_left_alone,
     drain::a_budget_that_never_allows,
+    drain::every_pod_stays_or_goes_as_it_should,
     drain::a_budget_that_allows_later,
     drain::a_pod_that_takes_its_time,
     drain::a_pod_that_ignores_its_end,
@@ -124,7 +127,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Some(why) = requirements::missing() {
-        println!("{why}: `make setup-test` installs it");
+        println!("FAILED: {why}");
         return ExitCode::FAILURE;
     }
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
