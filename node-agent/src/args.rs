@@ -92,6 +92,19 @@ pub struct Args {
     #[arg(long)]
     pub ca_file: Option<PathBuf>,
 
+    /// A client certificate (PEM) for image servers that ask for one. Read at the start. Where a progress names
+    /// credentials (download.credentials), those take its place.
+    #[arg(long, requires = "client_key", requires = "client_cert_host")]
+    pub client_cert: Option<PathBuf>,
+
+    /// The client certificate's key (PEM).
+    #[arg(long, requires = "client_cert")]
+    pub client_key: Option<PathBuf>,
+
+    /// A server that the client certificate is shown to, as HOST or HOST:PORT. May be given more than once.
+    #[arg(long, requires = "client_cert")]
+    pub client_cert_host: Vec<String>,
+
     /// A folder of this machine's that images with a `file` URL may lie in, as the machine calls it. May be given more
     /// than once; without it no such URL is used.
     #[arg(long)]
@@ -192,6 +205,26 @@ mod tests {
             ("99999999999Gi", None),
         ] {
             assert_eq!(bytes(text).ok(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_client_certificate_needs_its_key_and_a_host() {
+        let told = |more: &[&str]| {
+            let all = ["node-agent", "--node-name=n", "--sandbox=/s"];
+            Args::try_parse_from(all.iter().chain(more)).is_ok()
+        };
+        let (cert, key, host) = ("--client-cert=c", "--client-key=k", "--client-cert-host=h");
+        assert!(told(&[cert, key, host, "--client-cert-host=h:8443"]));
+        for missing in [
+            &[cert, key][..],
+            &[cert, host],
+            &[key, host],
+            &[cert],
+            &[key],
+            &[host],
+        ] {
+            assert!(!told(missing), "{missing:?}");
         }
     }
 

@@ -16,7 +16,7 @@ use monok8s_boot::{
     loader::{grub::Grub, hook::Hook},
     reboot,
 };
-use monok8s_fetch::{Client as FetchClient, FileRoots, Policy};
+use monok8s_fetch::{Client as FetchClient, Credentials, FileRoots, Policy};
 use monok8s_telemetry::{
     metrics::registry,
     server::{Gate, Readiness, Server},
@@ -78,6 +78,9 @@ pub enum StartError {
     /// The HTTP client.
     #[error(transparent)]
     Fetch(#[from] monok8s_fetch::BuildError),
+    /// The client certificate for image servers.
+    #[error("the client certificate cannot be used: {0}; see --client-cert")]
+    ClientCertificate(String),
     /// Signals.
     #[error("signals cannot be received: {0}")]
     Signals(#[from] std::io::Error),
@@ -260,7 +263,28 @@ fn fetch_client(args: &Args) -> Result<FetchClient, StartError> {
         None => &args.host_root,
     };
     let roots = FileRoots::new(machine, args.file_root.iter().cloned());
-    Ok(builder.file_roots(roots).build()?)
+    let client = builder.file_roots(roots).build()?;
+    let (Some(cert), Some(key)) = (&args.client_cert, &args.client_key) else {
+        return Ok(client);
+    };
+    let read = |path: &Path| {
+        std::fs::read(path).map_err(|e| {
+            StartError::ClientCertificate(format!("{} cannot be read: {e}", path.display()))
+        })
+    };
+    let fields = [
+        ("hosts", args.client_cert_host.join(",").into_bytes()),
+        ("tls.crt", read(cert)?),
+        ("tls.key", read(key)?),
+    ];
+    let fields = fields.map(|(name, value)| (name.to_owned(), value));
+    let unusable = |e: &dyn std::fmt::Display| {
+        StartError::ClientCertificate(format!("{} with its key: {e}", cert.display()))
+    };
+    let credentials = Credentials::from_fields(&fields.into()).map_err(|e| unusable(&e))?;
+    client
+        .with_credentials(credentials)
+        .map_err(|e| unusable(&e))
 }
 
 /// How slots are filled.
@@ -321,7 +345,30 @@ fn machine(args: &Args) -> (Hardware, Arc<dyn Reboot>) {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+
+    #[test]
+    fn a_client_certificate_that_cannot_be_used_is_named_and_not_quoted() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cert, key) = (folder.path().join("c.pem"), folder.path().join("k.pem"));
+        let args = Args::parse_from([
+            "node-agent".to_owned(),
+            "--node-name=n".to_owned(),
+            "--sandbox=/s".to_owned(),
+            format!("--client-cert={}", cert.display()),
+            format!("--client-key={}", key.display()),
+            "--client-cert-host=images.example".to_owned(),
+        ]);
+        let told = || fetch_client(&args).unwrap_err().to_string();
+        assert!(told().contains("c.pem cannot be read"), "{}", told());
+        std::fs::write(&cert, "hunter2").unwrap();
+        assert!(told().contains("k.pem cannot be read"), "{}", told());
+        std::fs::write(&key, "hunter2").unwrap();
+        assert!(told().contains("c.pem with its key"), "{}", told());
+        assert!(!told().contains("hunter2"), "{}", told());
+    }
 
     #[tokio::test]
     async fn a_task_that_ends_ends_the_agent() {

@@ -115,11 +115,13 @@ fn authorizations(requests: &[Request]) -> Vec<Option<&str>> {
 async fn ruled(scene: &Scene, image: &Image, server: &FaultServer) {
     let name = "ruled";
     let hosts = place(server);
+    // The node itself does not trust that server's authority.
+    let authority = server.ca_pem().unwrap();
     secret(
         scene,
         "images",
         "monok8s.io/download",
-        &[("hosts", &hosts), ("token", TOKEN)],
+        &[("hosts", &hosts), ("token", TOKEN), ("ca.crt", authority)],
     )
     .await;
     scene
@@ -200,12 +202,17 @@ async fn refused(scene: &Scene, server: &FaultServer) {
 /// A server that the Secret does not list sees nothing of it, asked itself or by a redirect from one that is listed.
 async fn elsewhere(scene: &Scene, listed: &FaultServer, other: &FaultServer) {
     let name = "elsewhere";
-    let hosts = place(listed);
+    let (hosts, authority) = (place(listed), listed.ca_pem().unwrap());
     secret(
         scene,
         name,
         "monok8s.io/download",
-        &[("hosts", &hosts), ("username", "u"), ("password", TOKEN)],
+        &[
+            ("hosts", &hosts),
+            ("username", "u"),
+            ("password", TOKEN),
+            ("ca.crt", authority),
+        ],
     )
     .await;
     scene.progress(name, spec(scene, name, other, name)).await;
@@ -292,8 +299,7 @@ async fn credentials_go_to_the_hosts_that_their_secret_lists() {
     let (listed, other) = (server().await, server().await);
     let folder = scratch::folder("authorities").unwrap();
     let authorities = folder.path().join("ca.pem");
-    let text = [listed.ca_pem().unwrap(), other.ca_pem().unwrap()].concat();
-    fs::write(&authorities, text).unwrap();
+    fs::write(&authorities, other.ca_pem().unwrap()).unwrap();
     let nodes = ["ruled", "refused", "elsewhere", "redirected"].map(|name| {
         let mut node = NodeOptions::new(name);
         node.agent_arguments = vec![format!("--ca-file={}", authorities.display())];

@@ -10,7 +10,9 @@
 mod again;
 mod credentials;
 mod disk;
+mod flags;
 mod http;
+mod idle;
 mod outage;
 mod promises;
 mod refused;

@@ -463,6 +463,16 @@ impl Installer {
         let what = &running.what;
         match outcome {
             Ok(Ok((installed, device))) => {
+                let times = &installed.times;
+                info!(
+                    "slot {} holds the image: {} bytes written, {} cleared, {} found there already, {} from before; {}",
+                    what.to,
+                    times.write.bytes,
+                    times.clear.bytes,
+                    times.unchanged.bytes,
+                    installed.resumed_at,
+                    installed.access
+                );
                 let looked = block_in_place(|| self.look_inside(what));
                 drop(device);
                 match looked {
@@ -610,10 +620,28 @@ fn proof(installed: &Installed) -> Proof {
     }
 }
 
-/// What is installed, where the name of a registry's artifact stood for something: by its digest.
+/// What is installed; the name in a registry that is being read with the digest that its tag stands for.
 fn pinned(image: &ImageRef, body: &ImageBody) -> ImageRef {
-    let _ = body;
-    image.clone()
+    let Some(pinned) = body.pinned() else {
+        return image.clone();
+    };
+    in_place_of(image, body.url(), &pinned)
+}
+
+fn in_place_of(image: &ImageRef, read: &SourceUrl, pinned: &SourceUrl) -> ImageRef {
+    let named = |url: &String| {
+        let same = url.parse::<SourceUrl>().is_ok_and(|url| url == *read);
+        if same {
+            pinned.to_string()
+        } else {
+            url.clone()
+        }
+    };
+    ImageRef {
+        url: image.url.as_ref().map(named),
+        mirrors: image.mirrors.iter().map(named).collect(),
+        ..image.clone()
+    }
 }
 
 /// What makes this installation another than any other one.
@@ -634,6 +662,21 @@ mod tests {
     use monok8s_boot::{SlotName, host::VirtualNode};
 
     use super::*;
+
+    #[test]
+    fn the_name_that_is_read_is_pinned_and_no_other() {
+        let image = ImageRef {
+            version: "v1.35.1".to_owned(),
+            url: Some("https://x/i?key=1".to_owned()),
+            mirrors: vec!["oci://r/a:t".to_owned(), "oci://r/a:u".to_owned()],
+            ..ImageRef::default()
+        };
+        let digest = format!("oci://r/a@sha256:{:064}", 1);
+        let (read, pin) = ("oci://r/a:t".parse().unwrap(), digest.parse().unwrap());
+        let pinned = in_place_of(&image, &read, &pin);
+        assert_eq!(pinned.url, image.url);
+        assert_eq!(pinned.mirrors, [digest, "oci://r/a:u".to_owned()]);
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_write_that_cannot_be_taken_up_again_does_not_say_that_nothing_was_written() {
