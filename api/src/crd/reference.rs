@@ -7,8 +7,9 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 
 use crate::reason::{
-    AcceptedReason, BootLoaderKind, CompletedReason, DegradedReason, FailureReason, ProgressPhase,
-    ProgressingReason, SlotState, UpgradePhase,
+    AcceptedReason, AttemptReason, BootLoaderKind, CatalogChangedReason, CompletedReason,
+    DegradedReason, EventReason, FailureReason, ProgressPhase, ProgressingReason, SlotState,
+    StalledReason, UpgradableReason, UpgradePhase,
 };
 
 const HEADER: &str = "<!-- Generated from api/src by `cargo run -p monok8s-api --example reference -- docs/reference`.\n\
@@ -226,14 +227,28 @@ fn words(page: &mut String, kind: &str) -> fmt::Result {
             set!("Reasons of the condition Progressing", ProgressingReason);
             set!("Reasons of the condition Completed", CompletedReason);
             set!("Reasons of the condition Degraded", DegradedReason);
+            set!("Reasons of the condition Stalled", StalledReason);
+            set!(
+                "Reasons of the condition CatalogChanged",
+                CatalogChangedReason
+            );
+            set!(
+                "Reasons of Events that are neither a phase nor any of these",
+                EventReason
+            );
         }
         "OSUpgradeProgress" => {
             set!("Phases", ProgressPhase);
             set!("failureReason", FailureReason);
+            set!("Reasons of the conditions", AttemptReason);
         }
         _ => {
             set!("States of a slot", SlotState);
             set!("Boot loaders", BootLoaderKind);
+            set!(
+                "Reasons of the condition Upgradable when it is True",
+                UpgradableReason
+            );
         }
     }
     // Each set ends with an empty line; a file ends with one newline.
