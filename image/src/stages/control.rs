@@ -24,8 +24,12 @@ pub(crate) struct Control {
 
 struct State {
     progress: Progress,
-    /// The newest that nobody has seen.
+    /// One that nobody has seen.
     checkpoint: Option<Checkpoint>,
+    /// The observer has not returned from the last one.
+    keeping: bool,
+    /// Somebody hands checkpoints to the observer.
+    watched: bool,
     failure: Option<InstallError>,
     running: usize,
 }
@@ -36,6 +40,8 @@ impl Control {
             state: Mutex::new(State {
                 progress,
                 checkpoint: None,
+                keeping: false,
+                watched: true,
                 failure: None,
                 running: 0,
             }),
@@ -54,10 +60,29 @@ impl Control {
         self.hash_image.load(Ordering::Relaxed)
     }
 
-    /// Hands a checkpoint to the calling thread; a newer one takes the place of one that it has not seen.
+    /// Hands a checkpoint to the calling thread, and returns when the observer has kept it: were more written meanwhile, a
+    /// crash would cost more than two epochs.
     pub(crate) fn checkpoint(&self, checkpoint: Checkpoint) {
-        self.state().checkpoint = Some(checkpoint);
+        let mut state = self.state();
+        state.checkpoint = Some(checkpoint);
+        state.keeping = true;
         self.changed.notify_all();
+        let kept = self
+            .changed
+            .wait_while(state, |s| s.keeping && s.watched)
+            .unwrap_or_else(PoisonError::into_inner);
+        drop(kept);
+    }
+
+    /// The observer has kept the checkpoint.
+    pub(crate) fn kept(&self) {
+        self.state().keeping = false;
+        self.changed.notify_all();
+    }
+
+    /// Says that checkpoints are handed on until the guard is dropped, an observer's panic included.
+    pub(crate) fn watched(&self) -> Watched<'_> {
+        Watched(self)
     }
 
     /// Nothing is left half changed under this lock, so that a panic elsewhere does not spoil it.
@@ -138,6 +163,16 @@ pub(crate) struct Running<'a>(&'a Control);
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.state().running -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+/// As long as somebody hands on checkpoints.
+pub(crate) struct Watched<'a>(&'a Control);
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        self.0.state().watched = false;
         self.0.changed.notify_all();
     }
 }

@@ -23,8 +23,8 @@ use crate::{
 )]
 pub(crate) enum Held {
     Piece(Piece),
-    /// An epoch has been read back.
-    Epoch,
+    /// An epoch has been read back. Its list goes back to the writer when it is proven.
+    Epoch(Vec<Written>),
     End,
 }
 
@@ -54,11 +54,7 @@ pub(crate) struct Medium<'a> {
 
 impl Medium<'_> {
     /// Flushes and reads back each epoch that was written, while the next one is being written.
-    pub(crate) fn follow(
-        mut self,
-        epochs: &Receiver<Epoch>,
-        used: &SyncSender<Vec<Written>>,
-    ) -> Option<Times> {
+    pub(crate) fn follow(mut self, epochs: &Receiver<Epoch>) -> Option<Times> {
         loop {
             let Epoch::Written(mut epoch) = epochs.recv().ok()? else {
                 self.held.send(Held::End).ok()?;
@@ -83,9 +79,7 @@ impl Medium<'_> {
                 } = written;
                 self.piece(offset, length, Some(mark), boundary)?;
             }
-            self.held.send(Held::Epoch).ok()?;
-            // The writer may be done and gone.
-            let _ = used.send(epoch);
+            self.held.send(Held::Epoch(epoch)).ok()?;
         }
     }
 

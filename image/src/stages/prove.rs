@@ -13,6 +13,7 @@ use crate::{
     stages::{
         control::Control,
         medium::{Held, Piece},
+        write::Written,
     },
 };
 
@@ -24,6 +25,7 @@ pub(crate) fn compare(
     binding: Option<[u8; 32]>,
     held: &Receiver<Held>,
     looked_at: &SyncSender<Held>,
+    proven: &SyncSender<Vec<Written>>,
     control: &Control,
 ) -> Option<Timed> {
     let mut compare = Timed::default();
@@ -42,25 +44,27 @@ pub(crate) fn compare(
                     });
                 }
                 chain.add(length, mark);
-                let proven = piece.offset + length as u64;
-                control.update(|p| p.proven = proven);
+                let end = piece.offset + length as u64;
+                control.update(|p| p.proven = end);
                 if let Some(boundary) = piece.boundary.take()
                     && let Some((binding, chain)) = binding.zip(chain.digest())
                 {
                     checkpoint = Some(Checkpoint {
                         binding,
                         file_bytes: boundary.file_bytes,
-                        image_bytes: proven,
+                        image_bytes: end,
                         chain,
                         file_hash: boundary.file_hash,
                     });
                 }
                 looked_at.send(Held::Piece(piece)).ok()?;
             }
-            Held::Epoch => {
+            Held::Epoch(list) => {
                 if let Some(checkpoint) = checkpoint.take() {
                     control.checkpoint(checkpoint);
                 }
+                // The writer may be done and gone.
+                let _ = proven.send(list);
             }
             Held::End => {
                 looked_at.send(Held::End).ok()?;
@@ -105,7 +109,7 @@ pub(crate) fn hash(
                 // The reader may be done and gone.
                 let _ = used.send(bytes.buffer);
             }
-            Held::Epoch => {}
+            Held::Epoch(_) => {}
             Held::End => return Some((hasher, hash_image)),
         }
     }

@@ -41,8 +41,8 @@ const MOST_DECODERS: usize = BATCHES - 1;
 /// Buffers between the reader of the medium and who looks at them: 12 MiB.
 const READ_BACK_BUFFERS: usize = 6;
 
-/// One epoch is being written, one is being read back. So no more than two are written and not proven, which is what a
-/// crash costs.
+/// One epoch is being written, one is being read back. So no more than two are written that no checkpoint is kept of, which
+/// is what a crash costs.
 const EPOCHS: usize = 2;
 
 /// The calling thread: it shows the observer what changes and hands on its word.
@@ -71,11 +71,13 @@ impl<'a> Watcher<'a> {
 
     /// Returns when no stage runs any more.
     fn watch(&mut self) {
+        let _watched = self.control.watched();
         let mut listening = true;
         while let Some((progress, checkpoint)) = self.control.wait(self.shown) {
             // What is proven stays proven, whatever the observer said.
             if let Some(checkpoint) = checkpoint {
                 self.observer.checkpoint(&checkpoint);
+                self.control.kept();
             }
             let changed = progress != self.shown;
             self.shown = progress;
@@ -186,11 +188,12 @@ pub(crate) fn stream(
                 binding,
                 &held.pieces,
                 &looked_at_out,
+                &epoch_used,
                 control,
             )
         })?;
         let read_back = spawn(scope, "image-read-back", control, move || {
-            medium.follow(&epochs_in, &epoch_used)
+            medium.follow(&epochs_in)
         })?;
         let write = spawn(scope, "image-write", control, move || {
             write::write(device, compare_before_write, &write_ends, control)
