@@ -12,6 +12,7 @@ use std::{io, path::PathBuf};
 use clap::{Args, Subcommand};
 use monok8s_api::{Sha256Digest, Version};
 use monok8s_boot::SlotAddress;
+use monok8s_fetch::Platform;
 
 use crate::answer::{Answer, Format};
 use source::Source;
@@ -75,6 +76,10 @@ pub(crate) struct FetchArgs {
     /// PEM certificates to trust besides the system's.
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
+    /// Which image to take where a name in a registry stands for one of each platform, such as linux/amd64. Default: this
+    /// machine's.
+    #[arg(long, value_name = "OS/ARCHITECTURE")]
+    platform: Option<Platform>,
 }
 
 #[derive(Debug, Args)]

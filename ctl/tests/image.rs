@@ -2,8 +2,11 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    unreachable_pub,
     reason = "shared functions of tests"
 )]
+
+mod virtual_node;
 
 use std::{
     fs::{self, File},
@@ -15,12 +18,7 @@ use std::{
     thread,
 };
 
-use monok8s_boot::{
-    BootLoader as _, SlotName,
-    cmdline::kernel_words,
-    host::VirtualNode,
-    loader::grub::{Grub, model},
-};
+use monok8s_boot::{BootLoader as _, SlotName, host::VirtualNode, loader::grub::Grub};
 use serde_json::Value;
 
 const SIZE: u64 = 24 << 20;
@@ -246,28 +244,13 @@ fn serve(file: &Path) -> (u16, thread::JoinHandle<()>) {
 
 /// A virtual node that runs slot A.
 fn node(folder: &Path) -> VirtualNode {
-    let node = VirtualNode::new(folder.join("node"));
-    for folder in ["run", "data", "boot/grub"] {
-        fs::create_dir_all(node.dir().join(folder)).unwrap();
-    }
+    let node = virtual_node::running_slot_a(folder.join("node"));
     for slot in SlotName::BOTH {
         let name = format!("slot-{}.img", slot.as_str().to_lowercase());
         let slot = File::create(node.dir().join(name)).unwrap();
         slot.set_len(SIZE).unwrap();
         slot.write_all_at(&vec![0xA5; 1 << 20], 0).unwrap();
     }
-    fs::write(
-        node.boot_id_file(),
-        "0b7d2c3e-0000-4000-8000-000000000001\n",
-    )
-    .unwrap();
-    fs::write(node.active_file(), "A\n").unwrap();
-    fs::write(
-        node.cmdline(),
-        kernel_words(SlotName::A, false, "/dev/slot"),
-    )
-    .unwrap();
-    model::install(&node.grubenv(), SlotName::A, false).unwrap();
     Grub::new(node.grubenv()).mark_good(SlotName::B).unwrap();
     Grub::new(node.grubenv()).mark_good(SlotName::A).unwrap();
     node

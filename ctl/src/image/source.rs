@@ -2,14 +2,14 @@
 
 use std::{
     convert::Infallible,
-    fmt,
+    env, fmt,
     fs::File,
     io::{self, Read},
     path::PathBuf,
     str::FromStr,
 };
 
-use monok8s_fetch::{Client, ImageBody, ImageRequest, Policy, SourceUrl};
+use monok8s_fetch::{Client, ImageBody, ImageRequest, Platform, Policy, SourceUrl};
 use tokio::runtime::{Builder, Runtime};
 
 use super::{FetchArgs, ImageError};
@@ -107,13 +107,25 @@ impl Download {
             client = client.ca_file(path)?;
         }
         let client = client.build()?;
-        let body = runtime.block_on(client.open(ImageRequest::new(url)))?;
+        let mut request = ImageRequest::new(url);
+        request.platform = fetch.platform.clone().or_else(this_machine);
+        let body = runtime.block_on(client.open(request))?;
         Ok(Self {
             runtime,
             body,
             chunk: bytes::Bytes::new(),
         })
     }
+}
+
+/// In the words of registries.
+fn this_machine() -> Option<Platform> {
+    let architecture = match env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!("{}/{architecture}", env::consts::OS).parse().ok()
 }
 
 impl Read for Download {
@@ -150,6 +162,12 @@ impl Read for Shown<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn this_machine_has_a_name() {
+        let name = this_machine().unwrap().to_string();
+        assert!(name.starts_with("linux/") && !name.contains('_'), "{name}");
+    }
 
     #[test]
     fn told_by_the_scheme_and_shown_without_the_query() {
