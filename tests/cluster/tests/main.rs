@@ -155,7 +155,8 @@ async fn run(fleet: &[Fleet], single: Vec<Single>) -> Result<usize> {
     let start = Instant::now();
     let before = Before::look();
     let bench = Bench::start().await?;
-    let place = Place::of(&bench);
+    let (folder, part) = (bench.cluster.folder(), bench.cluster.part().number());
+    let place = Place::new(folder.to_path_buf(), part);
     println!(
         "three real nodes are ready after {} s",
         start.elapsed().as_secs()

@@ -9,8 +9,6 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use monok8s_cluster::first_process::KERNEL;
 
-use crate::bench::Bench;
-
 /// The machine's own settings that kubelets would change, before there were any.
 pub(crate) struct Before(Vec<(&'static str, String)>);
 
@@ -35,12 +33,9 @@ impl Before {
 }
 
 impl Place {
-    /// Of this cluster.
-    pub(crate) fn of(bench: &Bench) -> Self {
-        Self {
-            folder: bench.cluster.folder().to_path_buf(),
-            part: bench.cluster.part().number(),
-        }
+    /// Of the cluster in `folder` whose part of the addresses this is.
+    pub(crate) fn new(folder: PathBuf, part: u8) -> Self {
+        Self { folder, part }
     }
 
     /// That it has left nothing behind, and the machine as it was.
