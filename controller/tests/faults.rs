@@ -10,7 +10,7 @@ mod cluster;
 
 use std::sync::atomic::Ordering;
 
-use cluster::{ALONE, Cluster, IN_TURN, PATIENCE, catalog};
+use cluster::{ALONE, Cluster, IN_TURN, PATIENCE};
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
@@ -85,13 +85,7 @@ async fn a_write_that_failed_is_tried_again_though_nothing_changes() {
     let mut cluster = Cluster::start(1).await;
     refuse_releases(&cluster).await;
     let replica = cluster.controller("only", ALONE).await;
-    cluster.begin();
-    cluster
-        .apply(
-            "up",
-            json!({"version": "v1.35.1", "catalog": {"inline": catalog(&["v1.35.1"])}}),
-        )
-        .await;
+    cluster.begin_upgrade().await;
     wait::until("a release that is refused", PATIENCE, || async {
         let metrics = replica.get("/metrics").await;
         let refused = r#"monok8s_controller_writes_total{kind="release",result="refused"}"#;
@@ -115,13 +109,7 @@ async fn an_api_server_that_goes_away_for_longer_than_the_lease() {
     let mut cluster = Cluster::start(3).await;
     let first = cluster.controller("first", IN_TURN).await;
     cluster.until_leads("first").await;
-    cluster.begin();
-    cluster
-        .apply(
-            "up",
-            json!({"version": "v1.35.1", "catalog": {"inline": catalog(&["v1.35.1"])}}),
-        )
-        .await;
+    cluster.begin_upgrade().await;
     cluster.until_done("up", 1).await;
     cluster.agents.running.store(false, Ordering::SeqCst);
     cluster.plane.stop_api_server().await;
@@ -201,13 +189,7 @@ async fn an_object_that_cannot_be_read_does_not_stop_the_rest() {
     .unwrap();
     let replica = cluster.controller("only", ALONE).await;
     replica.until_ready().await;
-    cluster.begin();
-    cluster
-        .apply(
-            "up",
-            json!({"version": "v1.35.1", "catalog": {"inline": catalog(&["v1.35.1"])}}),
-        )
-        .await;
+    cluster.begin_upgrade().await;
     cluster.until_phase_is("up", "Completed").await;
     assert!(
         replica.log().contains("cannot be read"),

@@ -52,6 +52,7 @@ enum Happening {
     Drain(bool),
     OnDeadline(OnDeadline),
     ControlPlane(prop::sample::Index),
+    Taint(prop::sample::Index, bool),
     Time(u64),
 }
 
@@ -82,6 +83,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => prop_oneof![Just(OnDeadline::Abort), Just(OnDeadline::Force), Just(OnDeadline::Wait)]
             .prop_map(H::OnDeadline),
         1 => which().prop_map(H::ControlPlane),
+        1 => (which(), any::<bool>()).prop_map(|(i, t)| H::Taint(i, t)),
         2 => prop_oneof![Just(1_u64), Just(40), Just(901)].prop_map(H::Time),
     ]
 }
@@ -176,6 +178,15 @@ fn happen(fleet: &mut Fleet, happening: &Happening) {
                 fleet.label(node, "node-role.kubernetes.io/control-plane", "");
             }
         }
+        H::Taint(i, tainted) => {
+            if let Some(node) = pick(*i, &nodes) {
+                let taint = json!([{"key": "pool", "effect": "NoSchedule"}]);
+                let taints = if *tainted { taint } else { json!([]) };
+                fleet.change_node(node, |n| {
+                    n.spec.taints = serde_json::from_value(taints).unwrap();
+                });
+            }
+        }
         H::Time(seconds) => fleet.clock += seconds,
         H::DeleteProgress(i) => {
             if let Some(name) = pick(*i, &progresses) {
@@ -207,10 +218,18 @@ fn add_pod(fleet: &mut Fleet, node: &str, kind: u8) {
     fleet.add_pod(&name, node, &change);
 }
 
-/// What must hold of every drain, whatever happens.
-fn check_drains(fleet: &Fleet, plan: &Plan) -> Result<(), TestCaseError> {
+/// What must hold of every pod that is asked to go, whatever happens.
+fn check_asks(fleet: &Fleet, plan: &Plan) -> Result<(), TestCaseError> {
     let work = &plan.drain;
     for ask in &work.asks {
+        let own_taints = &fleet.nodes[&ask.node].spec.taints;
+        let tolerates = |n: &String| {
+            fleet.nodes[n]
+                .spec
+                .taints
+                .iter()
+                .all(|t| own_taints.contains(t))
+        };
         let pod = &fleet.pods[&ask.pod.uid];
         prop_assert!(!pod.name_any().starts_with("daemon"), "a DaemonSet's pod");
         prop_assert!(
@@ -222,7 +241,7 @@ fn check_drains(fleet: &Fleet, plan: &Plan) -> Result<(), TestCaseError> {
         let elsewhere = fleet
             .nodes
             .keys()
-            .any(|n| *n != ask.node && fleet.is_ready(n) && !fleet.is_cordoned(n));
+            .any(|n| *n != ask.node && fleet.is_ready(n) && !fleet.is_cordoned(n) && tolerates(n));
         prop_assert!(
             elsewhere,
             "there is nowhere else for the pods of {}",
@@ -245,6 +264,12 @@ fn check_drains(fleet: &Fleet, plan: &Plan) -> Result<(), TestCaseError> {
             .collect();
         prop_assert!(priorities.is_sorted(), "{priorities:?}");
     }
+    Ok(())
+}
+
+/// What must hold of every node that is let go, into its reboot or after it.
+fn check_let_go(fleet: &Fleet, plan: &Plan) -> Result<(), TestCaseError> {
+    let work = &plan.drain;
     for reboot in &work.reboots {
         let progress = &fleet.progresses[&reboot.amendment.name];
         prop_assert_eq!(phase(progress), ProgressPhase::Staged);
@@ -268,9 +293,10 @@ fn check_drains(fleet: &Fleet, plan: &Plan) -> Result<(), TestCaseError> {
             let stopped = p.spec.cancel
                 || p.metadata.deletion_timestamp.is_some()
                 || !fleet.upgrades.contains_key(&p.spec.source_ref.name);
+            let held = work.held.contains(&p.name_any());
             phase(p).is_terminal()
                 || p.spec.release == Release::Hold
-                || (p.spec.release == Release::Stage && stopped)
+                || (p.spec.release == Release::Stage && (stopped || held))
         });
         prop_assert!(over, "{} is still under way", uncordon.node.name);
     }
@@ -295,6 +321,52 @@ fn check_drains(fleet: &Fleet, plan: &Plan) -> Result<(), TestCaseError> {
         prop_assert!(down.is_none(), "{node} is to go down beside {down:?}");
     }
     Ok(())
+}
+
+/// A halted upgrade neither empties nor reboots the nodes that it governs.
+fn check_halts(fleet: &Fleet, plan: &Plan) -> Result<(), TestCaseError> {
+    let work = &plan.drain;
+    let touched = (work.cordons.iter().map(|c| &c.progress_uid))
+        .chain(work.asks.iter().map(|a| &a.progress_uid))
+        .chain(work.reboots.iter().map(|r| &r.amendment.uid));
+    for uid in touched {
+        let drained = fleet.progresses.values();
+        let mut drained = drained.filter(|p| p.uid().as_ref() == Some(uid));
+        let progress = drained.next().expect("a drain has its progress");
+        let node = &progress.spec.node_name;
+        let upgrade = &fleet.upgrades[&progress.spec.source_ref.name];
+        // The status that goes with what is done: written before it, or up to date.
+        let written = plan
+            .statuses
+            .iter()
+            .find(|write| write.upgrade.uid() == upgrade.uid())
+            .map(|write| &write.status);
+        let Some(status) = written.or(upgrade.status.as_ref()) else {
+            continue;
+        };
+        let revision = status.revision.unwrap_or(0).to_string();
+        let governs = upgrade.name_any() == newest(fleet)
+            && fleet.nodes[node].labels()["monok8s.io/managed"] == "true"
+            && progress.labels()["monok8s.io/revision"] == revision;
+        let failed = status
+            .nodes
+            .as_ref()
+            .map_or(0, |n| n.failed + n.rolled_back);
+        prop_assert!(
+            !governs || failed <= upgrade.spec.rollout.max_failures,
+            "{node} is drained or rebooted after {failed} failures"
+        );
+    }
+    Ok(())
+}
+
+/// Of the upgrades that select all managed nodes the one that governs them, unless it is rejected.
+fn newest(fleet: &Fleet) -> &'static str {
+    if fleet.upgrades.contains_key("second") {
+        "second"
+    } else {
+        "first"
+    }
 }
 
 /// Nodes that count against the pace of an upgrade: of those it selects the ones that are not Ready
@@ -352,13 +424,16 @@ proptest! {
             fleet.feed(&mut index);
             let plan = planner::plan(&index, &fleet.settings, fleet.now());
             let anew = fleet.plan();
-            check_drains(&fleet, &plan)?;
+            check_asks(&fleet, &plan)?;
+            check_let_go(&fleet, &plan)?;
+            check_halts(&fleet, &plan)?;
 
-            // No memory: who begins now decides the same, but for the clock of a drain.
+            // No memory: who begins now decides the same, but for the clock of a drain and for how
+            // long there has been no other node.
             prop_assert_eq!(&plan.releases, &anew.releases);
             prop_assert_eq!(&plan.deletions, &anew.deletions);
             prop_assert_eq!(&plan.creations, &anew.creations);
-            if plan.drain.going_on.is_empty() {
+            if plan.drain.going_on.is_empty() && anew.drain.nowhere.is_empty() {
                 prop_assert_eq!(&plan.amendments, &anew.amendments);
                 prop_assert_eq!(plan.statuses.len(), anew.statuses.len());
                 for (a, b) in plan.statuses.iter().zip(&anew.statuses) {
@@ -446,7 +521,7 @@ proptest! {
                 .filter(|p| phase(p).can_retry())
                 .map(ResourceExt::name_any)
                 .collect();
-            let newest = if fleet.upgrades.contains_key("second") { "second" } else { "first" };
+            let newest = newest(&fleet);
             let done = matches!(
                 fleet.status(newest).phase,
                 UpgradePhase::Completed | UpgradePhase::Rejected

@@ -10,11 +10,10 @@ mod cluster;
 
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
-use cluster::{ALONE, Cluster, IN_TURN, PATIENCE, Replica, catalog};
+use cluster::{ALONE, Cluster, IN_TURN, PATIENCE, Replica};
 use kube::api::{DeleteParams, ListParams};
 use monok8s_sandbox::wait;
 use rustix::process::Signal;
-use serde_json::json;
 
 const NODES: usize = 5;
 
@@ -27,13 +26,7 @@ async fn in_the_middle(flags: &[&str]) -> (Cluster, Replica, Replica) {
     let second = cluster.controller("second", flags).await;
     // A standby is ready too.
     second.until_ready().await;
-    cluster.begin();
-    cluster
-        .apply(
-            "up",
-            json!({"version": "stable", "catalog": {"inline": catalog(&["v1.35.1"])}}),
-        )
-        .await;
+    cluster.begin_upgrade().await;
     cluster.until_done("up", 1).await;
     // Whoever is killed now takes nothing along that had not been told.
     cluster.told_until("up", "Accepted").await;
@@ -85,6 +78,40 @@ async fn a_leader_that_is_asked_to_end_hands_over_at_once() {
     assert!(status.success(), "{status}: {}", first.log());
     cluster.until_leads("second").await;
     arrived(&cluster).await;
+    cluster.end().await;
+}
+
+/// The Lease outlasts the test again, and both replicas run on nodes that are upgraded.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_hands_over_before_its_own_node_reboots() {
+    let mut cluster = Cluster::start(NODES).await;
+    let on = |node: &'static str| [ALONE, &[node]].concat();
+    let first = cluster.controller("first", &on("--node-name=n0")).await;
+    cluster.until_leads("first").await;
+    let second = cluster.controller("second", &on("--node-name=n1")).await;
+    second.until_ready().await;
+    cluster.begin_upgrade().await;
+    arrived(&cluster).await;
+    for replica in [&first, &second] {
+        let log = replica.log();
+        let times = log.matches("gave the Lease back").count();
+        assert_eq!(times, 1, "{log}");
+    }
+    // n0 first, then n1; whoever runs on another node by then leads.
+    cluster.until_leads("first").await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_nobody_takes_over_from_leads_again() {
+    let mut cluster = Cluster::start(2).await;
+    let flags = [IN_TURN, &["--node-name=n0"]].concat();
+    let only = cluster.controller("only", &flags).await;
+    cluster.begin_upgrade().await;
+    cluster.until_phase_is("up", "Completed").await;
+    cluster.assert_nothing_broken();
+    let log = only.log();
+    assert_eq!(log.matches("gave the Lease back").count(), 1, "{log}");
     cluster.end().await;
 }
 

@@ -1,7 +1,8 @@
 //! Emptying one node before its reboot: what is to be done next.
 //!
 //! ```text
-//! Stage, Staged ── held? ──────────────► wait (its own node not Ready, too many down, control plane)
+//! Stage, Staged ── held? ──────────────► wait (its own node not Ready, too many down, control plane,
+//!       │                                for a minute: no other node Ready)
 //!       │            alone or disabled ► Reboot: the pods go down with the node
 //!       ▼
 //!    cordon ── annotation with the progress's UID, in the same write
@@ -128,6 +129,13 @@ pub enum Held {
     ControlPlane(String),
     /// No other node takes its pods, until this one is back.
     NowhereElse(String),
+    /// No other node takes its pods now. There are others, though, and it has not waited for them yet.
+    NowhereYet {
+        /// When it has, by this process's clock; none before that is remembered.
+        due: Option<Duration>,
+        /// The same by the wall clock; for people.
+        until: Option<Timestamp>,
+    },
     /// The last other node that took pods went away while this one was being emptied.
     NoneLeft,
     /// `podSelector` cannot be read.
@@ -149,7 +157,7 @@ pub struct Look<'a> {
     pub memory: Option<&'a DrainMemory>,
     /// Why nothing may be done for now.
     pub held: Option<&'a Held>,
-    /// Whether another node is Ready and not cordoned.
+    /// Whether another node is Ready and schedulable.
     pub elsewhere: bool,
     /// Now.
     pub now: Moment,
@@ -312,6 +320,9 @@ pub fn decide(look: &Look<'_>) -> Decision {
                 OnDeadline::Abort | OnDeadline::Force | OnDeadline::Wait => {}
             }
             decision.look_again_at = due;
+        }
+        if let Some(Held::NowhereYet { due: Some(due), .. }) = held {
+            decision.look_at(*due);
         }
         return decision;
     };

@@ -11,6 +11,10 @@
 //! not for itself but for [`SOMEBODY`], who never renews it: like any Lease whose holder has gone
 //! quiet it is taken after a whole duration. And a leader that finds its Lease gone leads no longer:
 //! it cannot tell what else was done in its place.
+//!
+//! A leader that is about to go down with its node gives the Lease back, so that nobody has to wait
+//! for it to run out. A candidate that expects to go down *yields*: it takes no Lease that is free,
+//! unless nobody else has for a whole duration.
 
 use std::time::Duration;
 
@@ -125,8 +129,14 @@ impl Elector {
         self.renewed.map(|at| at + self.timing.valid_for())
     }
 
-    /// What to do now.
-    pub fn decide(&self, clock: Duration) -> Move {
+    /// It leads no longer, because it does not want to. Nothing may be written as the leader any more
+    /// when this is called.
+    pub fn resign(&mut self) {
+        self.renewed = None;
+    }
+
+    /// What to do now. `yields` is whether others had better lead.
+    pub fn decide(&self, clock: Duration, yields: bool) -> Move {
         let holds = |seen: &Seen| seen.holder.as_deref() == Some(self.identity.as_str());
         if let Some(until) = self.leads_until() {
             return match &self.seen {
@@ -144,7 +154,8 @@ impl Elector {
             Some((seen, since)) => {
                 let quiet = clock.saturating_sub(*since);
                 // A write whose answer was lost may have made it ours: then it is simply taken.
-                if seen.holder.is_none() || holds(seen) || quiet >= seen.duration {
+                let free = seen.holder.is_none() || holds(seen);
+                if (free && !yields) || quiet >= seen.duration {
                     Move::Take {
                         resource_version: seen.resource_version.clone(),
                     }
@@ -188,22 +199,48 @@ mod tests {
     #[test]
     fn a_lease_expires_only_by_being_watched_unchanged() {
         let mut elector = Elector::new("a".into(), TIMING);
-        assert_eq!(elector.decide(at(0)), Move::Wait, "it has not looked");
+        assert_eq!(
+            elector.decide(at(0), false),
+            Move::Wait,
+            "it has not looked"
+        );
         elector.observe(Some(seen(7, "b")), at(100));
-        assert_eq!(elector.decide(at(114)), Move::Wait);
+        assert_eq!(elector.decide(at(114), false), Move::Wait);
         elector.observe(Some(seen(7, "b")), at(114));
-        assert_eq!(elector.decide(at(115)), take(7));
+        assert_eq!(elector.decide(at(115), false), take(7));
         elector.observe(Some(seen(8, "b")), at(115));
-        assert_eq!(elector.decide(at(129)), Move::Wait, "renewed meanwhile");
+        assert_eq!(
+            elector.decide(at(129), false),
+            Move::Wait,
+            "renewed meanwhile"
+        );
         elector.observe(Some(seen(8, "b")), at(130));
-        assert_eq!(elector.decide(at(130)), take(8));
+        assert_eq!(elector.decide(at(130), false), take(8));
     }
 
     #[test]
     fn a_lease_that_was_given_back_is_taken_at_once() {
         let mut elector = Elector::new("a".into(), TIMING);
         elector.observe(Some(seen(7, "")), at(100));
-        assert_eq!(elector.decide(at(100)), take(7));
+        assert_eq!(elector.decide(at(100), false), take(7));
+    }
+
+    #[test]
+    fn who_yields_takes_what_nobody_else_wants() {
+        let mut leader = Elector::new("a".into(), TIMING);
+        leader.wrote(seen(7, "a"), at(100));
+        leader.resign();
+        assert_eq!(leader.leads_until(), None);
+        // Whether giving it back has worked or not.
+        for holder in ["", "a"] {
+            let mut elector = leader.clone();
+            elector.observe(Some(seen(8, holder)), at(101));
+            assert_eq!(elector.decide(at(115), true), Move::Wait, "{holder:?}");
+            assert_eq!(elector.decide(at(116), true), take(8), "{holder:?}");
+            assert_eq!(elector.decide(at(101), false), take(8), "{holder:?}");
+        }
+        leader.observe(Some(seen(8, "b")), at(101));
+        assert_eq!(leader.decide(at(115), false), Move::Wait);
     }
 
     #[test]
@@ -211,10 +248,10 @@ mod tests {
         let create = |duration| Move::Create { duration };
         let mut fresh = Elector::new("a".into(), TIMING);
         fresh.observe(None, at(100));
-        assert_eq!(fresh.decide(at(100)), create(TIMING.duration));
+        assert_eq!(fresh.decide(at(100), false), create(TIMING.duration));
         fresh.observe(Some(seen(8, SOMEBODY)), at(101));
-        assert_eq!(fresh.decide(at(115)), Move::Wait);
-        assert_eq!(fresh.decide(at(116)), take(8));
+        assert_eq!(fresh.decide(at(115), false), Move::Wait);
+        assert_eq!(fresh.decide(at(116), false), take(8));
 
         let mut standby = Elector::new("a".into(), TIMING);
         let long = Duration::from_secs(60);
@@ -225,7 +262,7 @@ mod tests {
         standby.observe(Some(held), at(100));
         standby.observe(None, at(110));
         assert_eq!(
-            standby.decide(at(110)),
+            standby.decide(at(110), false),
             create(long),
             "as long as its holder's"
         );
@@ -236,13 +273,13 @@ mod tests {
         let mut elector = Elector::new("a".into(), TIMING);
         elector.wrote(seen(7, "a"), at(100));
         assert_eq!(
-            elector.decide(at(109)),
+            elector.decide(at(109), false),
             Move::Renew {
                 resource_version: "7".into()
             }
         );
         assert_eq!(elector.leads_until(), Some(at(110)));
-        assert_eq!(elector.decide(at(110)), Move::Lost);
+        assert_eq!(elector.decide(at(110), false), Move::Lost);
     }
 
     #[test]
@@ -250,11 +287,15 @@ mod tests {
         let mut elector = Elector::new("a".into(), TIMING);
         elector.wrote(seen(7, "a"), at(100));
         elector.observe(Some(seen(8, "b")), at(101));
-        assert_eq!(elector.decide(at(101)), Move::Lost);
+        assert_eq!(elector.decide(at(101), false), Move::Lost);
         let mut elector = Elector::new("a".into(), TIMING);
         elector.wrote(seen(7, "a"), at(100));
         elector.observe(None, at(101));
-        assert_eq!(elector.decide(at(101)), Move::Lost, "the Lease was deleted");
+        assert_eq!(
+            elector.decide(at(101), false),
+            Move::Lost,
+            "the Lease was deleted"
+        );
     }
 
     /// One Lease, as the API server keeps it.
@@ -287,7 +328,7 @@ mod tests {
             }
             self.version += 1;
             self.there = true;
-            self.holder = Some(holder.to_owned());
+            self.holder = Some(holder.to_owned()).filter(|h| !h.is_empty());
             self.get()
         }
     }
@@ -298,6 +339,10 @@ mod tests {
         /// and is lost when the flag is set.
         Turn(usize, u64, bool),
         Pass(u64),
+        /// If it leads, it gives the Lease back; whether that is written is the flag.
+        GiveBack(usize, bool),
+        /// Whether it yields from here on.
+        Yield(usize, bool),
         /// Somebody deletes the Lease.
         Delete,
     }
@@ -309,6 +354,8 @@ mod tests {
             prop_oneof![
                 3 => (0..3_usize, 0..4_u64, prop::bool::weighted(0.2)).prop_map(|(c, d, l)| Step::Turn(c, d, l)),
                 1 => (0..20_u64).prop_map(Step::Pass),
+                1 => (0..3_usize, any::<bool>()).prop_map(|(c, w)| Step::GiveBack(c, w)),
+                1 => (0..3_usize, any::<bool>()).prop_map(|(c, y)| Step::Yield(c, y)),
                 1 => Just(Step::Delete),
             ],
             1..200,
@@ -316,18 +363,32 @@ mod tests {
             let mut server = Server::installed();
             let mut candidates: Vec<_> =
                 ["a", "b", "c"].map(|n| Elector::new(n.into(), TIMING)).into();
+            let mut yields = [false; 3];
             let mut clock = at(0);
 
             for step in steps {
                 match step {
                     Step::Pass(secs) => clock += at(secs),
                     Step::Delete => server.there = false,
+                    Step::Yield(which, now) => yields[which] = now,
+                    Step::GiveBack(which, written) => {
+                        let candidate = &mut candidates[which];
+                        let leads = candidate.leads_until().is_some();
+                        if let Move::Renew { resource_version } = candidate.decide(clock, false)
+                            && leads
+                        {
+                            candidate.resign();
+                            if written {
+                                server.put(Some(&resource_version), "");
+                            }
+                        }
+                    }
                     Step::Turn(which, delay, lost) => {
                         let candidate = &mut candidates[which];
                         if candidate.leads_until().is_none() {
                             candidate.observe(server.get(), clock);
                         }
-                        let precondition = match candidate.decide(clock) {
+                        let precondition = match candidate.decide(clock, yields[which]) {
                             Move::Create { .. } => {
                                 server.put(None, SOMEBODY);
                                 candidate.observe(server.get(), clock);

@@ -1,6 +1,6 @@
 //! One upgrade and the nodes that it governs: what is made and released for them, and what is said.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
@@ -15,7 +15,8 @@ use monok8s_api::{
 
 use super::{
     Moment, Settings,
-    drains::{Told, awaits_drain},
+    drains::Told,
+    halt::Halt,
     notice,
     place::{NodeCase, Place},
     plan::{Amendment, Deletion, Plan, ReadingWanted, StatusWrite, Urgency, Why},
@@ -38,6 +39,10 @@ pub(super) struct Judge<'a, 'p> {
     pub(super) now: Moment,
     pub(super) case: &'p Case<'a>,
     pub(super) team: &'p [NodeCase<'a>],
+    /// How many of its nodes stand where.
+    pub(super) tally: &'p Tally,
+    /// Whether it stands still.
+    pub(super) halt: &'p Halt,
     /// Progresses of this upgrade on nodes that are not, or no longer, its own: their node was
     /// deleted or relabelled, the selector changed, another upgrade took over.
     pub(super) strays: &'p [&'a Progress],
@@ -96,23 +101,13 @@ impl<'a> Judge<'a, '_> {
         self.amend_downloads(plan);
     }
 
-    /// Strays that still take a place, or whose failure still counts.
-    fn strays_that_count(&self) -> Vec<&'a Progress> {
-        let current = |p: &&Progress| p.belongs_to(self.case.upgrade.uid(), self.case.revision);
-        self.strays
-            .iter()
-            .copied()
-            .filter(|p| p.has_place() || (p.phase().can_retry() && current(p)))
-            .collect()
-    }
-
     fn write_status(&self, (judgement, pinned): (Judgement, Vec<PinnedImage>), plan: &mut Plan) {
         let status = status::next(
             self.case,
             Said {
                 judgement,
                 pinned,
-                tally: Tally::of(self.team, &self.strays_that_count()),
+                tally: self.tally.clone(),
             },
             self.now.wall,
         );
@@ -129,16 +124,13 @@ impl<'a> Judge<'a, '_> {
     /// Adds what is to be made and released for an accepted upgrade, and says how it goes.
     fn roll_out(&self, plan: &mut Plan) -> (Rollout, Vec<PinnedImage>) {
         let spec = &self.case.upgrade.object.spec;
-        let tally = Tally::of(self.team, &self.strays_that_count());
         let max = spec.rollout.max_unavailable_of(self.team.len());
-        let failures = tally.failed();
-        let image_changed = self.changed_images();
-        let halted = failures > spec.rollout.max_failures;
         let brakes = Brakes {
             paused: spec.paused,
-            halted: halted || image_changed.is_some(),
+            halted: self.halt.is_on(),
         };
-        let pinned = if image_changed.is_some() {
+        let image_changed = self.halt.image_changed.is_some();
+        let pinned = if image_changed {
             // What contradicts a pin must not become one.
             self.case.recorded_pins().to_vec()
         } else {
@@ -155,7 +147,7 @@ impl<'a> Judge<'a, '_> {
         let fresh = self.has_fresh_catalog();
         if !fresh && (makes || blind || !releases.is_empty()) {
             self.want_reading(Urgency::Now, plan);
-        } else if image_changed.is_some() {
+        } else if image_changed {
             self.want_reading(Urgency::Eventually, plan);
         }
         if fresh && self.is_fixed(&pinned) {
@@ -166,7 +158,7 @@ impl<'a> Judge<'a, '_> {
                 ..Amendment::of(progress)
             });
             plan.releases.extend(releases);
-            if image_changed.is_none() {
+            if !image_changed {
                 self.make(plan);
             }
         }
@@ -185,9 +177,8 @@ impl<'a> Judge<'a, '_> {
         }
         let rollout = Rollout {
             max_unavailable: max,
-            halted,
+            halt: self.halt.clone(),
             paused: spec.paused,
-            image_changed,
             catalog_trouble: self
                 .case
                 .upgrade
@@ -198,6 +189,7 @@ impl<'a> Judge<'a, '_> {
                 .map(ToString::to_string),
             stalled: self.stalled(plan),
             drained: self.drained.to_vec(),
+            still_cordoned: self.still_cordoned(),
             behind_control_plane: self.behind_control_plane(),
         };
         (rollout, pinned)
@@ -279,40 +271,6 @@ impl<'a> Judge<'a, '_> {
         pins
     }
 
-    /// What the catalog now says otherwise about images that were handed out. Compared is what a
-    /// node would be given, whatever entry of the catalog that comes from.
-    fn changed_images(&self) -> Option<String> {
-        let catalog = self.case.catalog()?;
-        let pins = self.case.recorded_pins();
-        let platforms: BTreeSet<&str> = self
-            .team
-            .iter()
-            .filter_map(|n| Some(n.node.facts.as_ref().ok()?.platform.as_str()))
-            .collect();
-        let mut changed = BTreeSet::new();
-        for pin in pins.iter().filter(|pin| !pin.checksum.is_empty()) {
-            let Ok(version) = pin.version.parse() else {
-                continue;
-            };
-            let choices = platforms
-                .iter()
-                // A pin for all platforms gives way to one for the node's own.
-                .filter(|platform| {
-                    let own =
-                        |p: &PinnedImage| p.version == pin.version && p.platform == **platform;
-                    pin.platform == **platform || (pin.platform.is_empty() && !pins.iter().any(own))
-                })
-                .filter_map(|platform| catalog.image_for(&version, platform));
-            for choice in choices {
-                if !choice.checksum.eq_ignore_ascii_case(&pin.checksum) {
-                    changed.insert(pin.version.as_str());
-                }
-            }
-        }
-        let changed: Vec<&str> = changed.into_iter().collect();
-        (!changed.is_empty()).then(|| changed.join(", "))
-    }
-
     fn make(&self, plan: &mut Plan) {
         for node in self.team {
             let Place::Make { step, name } = &node.place else {
@@ -389,6 +347,16 @@ impl<'a> Judge<'a, '_> {
         }
     }
 
+    /// Names of nodes that this system cordoned, whose attempt is over, and that are not Ready: only
+    /// when they are, the cordon is undone.
+    fn still_cordoned(&self) -> Vec<String> {
+        let cordoned = self.team.iter().filter(|n| {
+            let over = !matches!(n.place, Place::Active(_)) && n.occupant.is_none();
+            over && n.node.cordoned_for.is_some() && !n.node.ready
+        });
+        cordoned.map(|n| n.node.name.clone()).collect()
+    }
+
     /// A node of the control plane that waits, and for which other one.
     fn behind_control_plane(&self) -> Option<(String, String)> {
         let mut held = self
@@ -408,7 +376,7 @@ impl<'a> Judge<'a, '_> {
         });
         let strays = self.strays.iter().copied().filter(|p| p.has_place());
         // An agent whose image is staged waits for the controller.
-        for progress in active.chain(strays).filter(|p| !awaits_drain(p)) {
+        for progress in active.chain(strays).filter(|p| !p.awaits_drain()) {
             let due = progress.moved_at + self.settings.stall_after;
             if due <= self.now.clock {
                 stalled.push(progress.node_name().to_owned());

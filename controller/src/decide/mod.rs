@@ -9,6 +9,8 @@
 pub mod drain;
 mod drains;
 pub mod election;
+pub mod elsewhere;
+pub mod halt;
 pub mod judge;
 pub mod notice;
 pub mod place;

@@ -124,6 +124,11 @@ pub struct DrainWork {
     /// UIDs of the progresses whose node is being drained: their clocks run on, others are
     /// forgotten.
     pub going_on: Vec<String>,
+    /// UIDs of the progresses whose drain has not begun because no other node takes the pods of their
+    /// node; since when is remembered, and forgotten of others.
+    pub nowhere: Vec<String>,
+    /// Names of the progresses that are held because their upgrade stands still.
+    pub held: Vec<String>,
     /// Nodes whose pods are to be followed.
     pub follow: BTreeSet<String>,
     /// Nodes to be cordoned.
@@ -196,6 +201,9 @@ pub struct Reboot {
     /// By which rules the node has to be empty when looked at once more; none when it goes down
     /// with its pods.
     pub empty_by: Option<Rules>,
+    /// What is to be told when its pods go down with it because there is no other node for them; none
+    /// when that is not so.
+    pub alone: Option<Notice>,
 }
 
 /// A catalog to be read from its URL or ConfigMap.

@@ -7,11 +7,13 @@ use kube::core::SelectorExt;
 use super::{
     Moment, Settings,
     drains::Drains,
+    halt::Halt,
     judge::Judge,
     place::{self, NodeCase},
     plan::Plan,
     release::ControlPlane,
     standing::{Case, Standing},
+    tally::Tally,
     tidy::tidy,
 };
 use crate::index::{Index, Node, Origin, Progress, Upgrade};
@@ -70,6 +72,12 @@ pub fn plan(index: &Index, settings: &Settings, now: Moment) -> Plan {
 
     let strays = strays(index, &cases, &stands);
     tidy(&mut plan, index, &cases, &stands);
+    let counted: Vec<(Tally, Halt)> = cases
+        .iter()
+        .zip(&teams)
+        .zip(&strays)
+        .map(|((case, team), strays)| count(case, team, strays))
+        .collect();
     let drains = Drains {
         index,
         settings,
@@ -77,10 +85,11 @@ pub fn plan(index: &Index, settings: &Settings, now: Moment) -> Plan {
         cases: &cases,
         teams: &teams,
         strays: &strays,
+        counted: &counted,
     };
     let drained = drains.plan(&mut plan);
     let control_plane = ControlPlane::of(index, &teams);
-    for (at, case) in cases.iter().enumerate() {
+    for ((at, case), (tally, halt)) in cases.iter().enumerate().zip(&counted) {
         let team = teams.get(at).map_or(&[][..], Vec::as_slice);
         let reached = matched.get(at).map_or(&[][..], Vec::as_slice);
         let rivals = if team.is_empty() {
@@ -93,6 +102,8 @@ pub fn plan(index: &Index, settings: &Settings, now: Moment) -> Plan {
             now,
             case,
             team,
+            tally,
+            halt,
             strays: strays.get(at).map_or(&[][..], Vec::as_slice),
             drained: drained.get(at).map_or(&[][..], Vec::as_slice),
             control_plane: &control_plane,
@@ -100,6 +111,14 @@ pub fn plan(index: &Index, settings: &Settings, now: Moment) -> Plan {
         judge.judge(reached.len(), &rivals, &mut plan);
     }
     plan
+}
+
+/// How many nodes of an upgrade stand where, and whether that stops it.
+fn count(case: &Case<'_>, team: &[NodeCase<'_>], strays: &[&Progress]) -> (Tally, Halt) {
+    let mut tally = Tally::of(case, team, strays);
+    let halt = Halt::of(case, team, &tally);
+    tally.hold(halt.held());
+    (tally, halt)
 }
 
 /// For each upgrade its progresses on nodes that it does not govern.

@@ -15,6 +15,7 @@ use monok8s_api::{
 
 use super::{
     drains::Told,
+    halt::{Failures, Halt},
     standing::Case,
     tally::Tally,
     words::{cut, listed, nodes},
@@ -45,18 +46,18 @@ pub enum Judgement {
 pub struct Rollout {
     /// How many nodes may be unavailable at once.
     pub max_unavailable: usize,
-    /// More nodes failed than may.
-    pub halted: bool,
+    /// Whether it stands still, and why.
+    pub halt: Halt,
     /// `spec.paused`.
     pub paused: bool,
-    /// Versions whose checksum in the catalog is another than was handed out.
-    pub image_changed: Option<String>,
     /// Why the catalog, which has to be read before the next hop, cannot be.
     pub catalog_trouble: Option<String>,
     /// Nodes whose progress stands still.
     pub stalled: Vec<String>,
     /// Nodes that are emptied before their reboot, or wait for that.
     pub(super) drained: Vec<Told>,
+    /// Nodes whose drain is over and that stay cordoned, because they are not Ready.
+    pub still_cordoned: Vec<String>,
     /// A node of the control plane that waits, and the other one that it waits for.
     pub behind_control_plane: Option<(String, String)>,
 }
@@ -119,7 +120,7 @@ fn phase(said: &Said) -> UpgradePhase {
     let remaining = tally.remaining();
     if tally.moving > 0 {
         UpgradePhase::Accepted
-    } else if tally.failed() > 0 && (remaining == 0 || rollout.halted) {
+    } else if tally.failed() > 0 && (remaining == 0 || rollout.halt.failures.is_some()) {
         UpgradePhase::Failed
     } else if remaining == 0 && tally.cancelled == 0 {
         UpgradePhase::Completed
@@ -290,6 +291,10 @@ fn progressing(
         message.push_str("; ");
         message.push_str(&listed(&words));
     }
+    if !rollout.still_cordoned.is_empty() {
+        message.push_str("; not Ready since the upgrade, and cordoned until then: ");
+        message.push_str(&listed(&rollout.still_cordoned));
+    }
     (reason, message)
 }
 
@@ -302,7 +307,7 @@ fn pace(rollout: &Rollout, tally: &Tally, phase: &UpgradePhase) -> (ProgressingR
         nodes(tally.counts.selected)
     );
     if remaining > 0 {
-        if let Some(versions) = &rollout.image_changed {
+        if let Some(versions) = &rollout.halt.image_changed {
             let message = format!(
                 "{in_all}; nothing more is released: the catalog shows another checksum for \
                  {versions} than was handed out; put the old one back, or change the spec for a \
@@ -310,12 +315,12 @@ fn pace(rollout: &Rollout, tally: &Tally, phase: &UpgradePhase) -> (ProgressingR
             );
             return (ProgressingReason::ImageChanged, message);
         }
-        if rollout.halted {
+        if let Some(Failures { failed, .. }) = rollout.halt.failures {
             let message = format!(
                 "{in_all}; nothing more is released: {} failed, which is more than \
                  rollout.maxFailures; retry them (spec.retryNonce of the progresses in \
                  status.failures) or change the spec",
-                nodes(tally.failed())
+                nodes(failed)
             );
             return (ProgressingReason::TooManyFailures, message);
         }

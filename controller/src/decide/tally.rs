@@ -7,6 +7,7 @@ use monok8s_api::{
 
 use super::{
     place::{NodeCase, Place},
+    standing::Case,
     words::cut,
 };
 use crate::index::Progress;
@@ -34,13 +35,21 @@ pub struct Tally {
     pub(super) name_taken: Vec<String>,
     /// Failed, fallen back and cancelled first, then refusing; by name.
     pub(super) failures: Vec<NodeFailure>,
-    /// Of those under way, nodes that really move: not held between two hops.
+    /// Of those under way, nodes that really move: neither held between two hops nor staged while the
+    /// upgrade stands still.
     pub(super) moving: usize,
+    /// How many nodes are staged while the upgrade stands still.
+    pub(super) held: usize,
 }
 
 impl Tally {
-    /// Counts the nodes that an upgrade governs, and those that it does not but has still to do with.
-    pub fn of(team: &[NodeCase<'_>], strays: &[&Progress]) -> Self {
+    /// Counts the nodes that an upgrade governs, and of its progresses on others (`strays`) those that
+    /// still take a place, or whose failure still counts.
+    pub fn of(case: &Case<'_>, team: &[NodeCase<'_>], strays: &[&Progress]) -> Self {
+        let current = |p: &Progress| p.belongs_to(case.upgrade.uid(), case.revision);
+        let strays = strays
+            .iter()
+            .filter(|p| p.has_place() || (p.phase().can_retry() && current(p)));
         let mut tally = Self::default();
         let mut refusing = Vec::new();
         for node in team {
@@ -57,6 +66,12 @@ impl Tally {
         tally.failures.extend(refusing);
         tally.failures.truncate(LISTED);
         tally
+    }
+
+    /// So many of those under way are held where they are.
+    pub(super) fn hold(&mut self, held: usize) {
+        self.held = held;
+        self.moving = self.moving.saturating_sub(held);
     }
 
     fn count(&mut self, case: &NodeCase<'_>, refusing: &mut Vec<NodeFailure>) {

@@ -71,10 +71,21 @@ impl DrainMemory {
     }
 }
 
+/// When something was noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Noticed {
+    /// By this process's clock.
+    pub clock: Duration,
+    /// By the wall clock; for people.
+    pub wall: Timestamp,
+}
+
 /// All drains, by the UID of their progress.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Drains {
     drains: HashMap<String, DrainMemory>,
+    /// Since when there is no other node for the pods of a node whose drain has not begun.
+    nowhere: HashMap<String, Noticed>,
 }
 
 impl Drains {
@@ -103,6 +114,23 @@ impl Drains {
             });
         }
         Effect::of(new)
+    }
+
+    pub(super) fn nowhere_since(&self, progress_uid: &str) -> Option<Noticed> {
+        self.nowhere.get(progress_uid).copied()
+    }
+
+    /// For these there is no other node now; of what is not among them nothing is remembered.
+    pub(super) fn nowhere_else<'u>(
+        &mut self,
+        uids: impl Iterator<Item = &'u str>,
+        clock: Duration,
+        wall: Timestamp,
+    ) -> Effect {
+        let before = std::mem::take(&mut self.nowhere);
+        let since = |uid: &str| before.get(uid).copied().unwrap_or(Noticed { clock, wall });
+        self.nowhere = uids.map(|uid| (uid.to_owned(), since(uid))).collect();
+        Effect::of(self.nowhere.keys().any(|uid| !before.contains_key(uid)))
     }
 
     /// How the API server answered for one pod.
@@ -192,5 +220,23 @@ mod tests {
         assert_eq!(drains.of("p").unwrap().began, at(5));
         let _ = drains.go_on([].into_iter(), at(60), wall(2));
         assert!(drains.of("p").is_none());
+    }
+
+    #[test]
+    fn what_has_no_other_node_is_remembered_for_as_long_as_that_lasts() {
+        let mut drains = Drains::default();
+        let at = Duration::from_secs;
+        let mut tell = |uids: &[&str], clock: u64| {
+            let wall = Timestamp::UNIX_EPOCH;
+            drains.nowhere_else(uids.iter().copied(), at(clock), wall)
+        };
+        assert_eq!(tell(&["p"], 5), Effect::Relevant);
+        assert_eq!(tell(&["p"], 9), Effect::None);
+        assert_eq!(tell(&["p", "q"], 11), Effect::Relevant);
+        assert_eq!(tell(&["q"], 12), Effect::None);
+        assert_eq!(tell(&["p", "q"], 20), Effect::Relevant);
+        let since = |uid: &str| drains.nowhere_since(uid).map(|n| n.clock);
+        assert_eq!((since("p"), since("q")), (Some(at(20)), Some(at(11))));
+        assert_eq!(since("r"), None);
     }
 }

@@ -23,9 +23,9 @@ use kube::ResourceExt;
 use monok8s_api::{OSNode, OSUpgrade, OSUpgradeProgress, govern};
 
 use drain::Drains;
-pub use drain::{Answer, Blocked, DrainMemory, Tried};
+pub use drain::{Answer, Blocked, DrainMemory, Noticed, Tried};
 use jiff::Timestamp;
-pub use node::{Node, NodeObject, NodeObjectSpec};
+pub use node::{Node, NodeObject, NodeObjectSpec, Taint};
 use pod::Pods;
 pub use pod::{Ending, Keeper, Pod, PodObject, PodsByUid};
 pub use progress::{Origin, Progress};
@@ -262,6 +262,24 @@ impl Index {
     ) -> Effect {
         self.drains
             .answered(progress_uid, pod_uid, answer, clock, wall)
+    }
+    /// Nothing is remembered of any drain: whoever begins to lead counts anew.
+    pub fn forget_drains(&mut self) {
+        self.drains = Drains::default();
+    }
+    /// For these progresses, by UID, no other node takes the pods of their node; what is remembered
+    /// of others is forgotten.
+    pub fn nowhere_else<'u>(
+        &mut self,
+        uids: impl Iterator<Item = &'u str>,
+        clock: Duration,
+        wall: Timestamp,
+    ) -> Effect {
+        self.drains.nowhere_else(uids, clock, wall)
+    }
+    /// Since when no other node takes the pods of that progress's node; none before that was noticed.
+    pub fn nowhere_since(&self, progress_uid: &str) -> Option<Noticed> {
+        self.drains.nowhere_since(progress_uid)
     }
     /// What is remembered of the drain for that progress.
     pub fn drain(&self, progress_uid: &str) -> Option<&DrainMemory> {

@@ -1,6 +1,6 @@
 //! A Node, reduced to what a plan looks at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
     api::core::v1::Node as CoreNode,
@@ -16,6 +16,10 @@ use serde::Deserialize;
 
 /// Label of nodes that run the control plane (`k8s.io/kubernetes/cmd/kubeadm/app/constants`).
 const CONTROL_PLANE_LABEL: &str = "node-role.kubernetes.io/control-plane";
+
+/// Taint that goes with a cordon, and goes a moment after it
+/// (`k8s.io/kubernetes/pkg/controller/nodelifecycle`).
+const CORDON_TAINT: &str = "node.kubernetes.io/unschedulable";
 
 /// A Node as it is read from the API server: only the fields that are used, so that the image
 /// lists and addresses of ten thousand nodes are never kept in memory.
@@ -38,6 +42,21 @@ pub struct NodeObjectSpec {
     /// Set while it is cordoned.
     #[serde(default)]
     pub unschedulable: bool,
+    /// What keeps pods away that do not tolerate it.
+    #[serde(default)]
+    pub taints: Vec<Taint>,
+}
+
+/// One taint of a Node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct Taint {
+    /// Its key.
+    pub key: String,
+    /// Its value.
+    #[serde(default)]
+    pub value: String,
+    /// `NoSchedule`, `NoExecute` or `PreferNoSchedule`.
+    pub effect: String,
 }
 
 /// The part of a Node's status that is read.
@@ -77,6 +96,8 @@ pub struct Node {
     pub ready: bool,
     /// Whether it is cordoned, by whomever.
     pub cordoned: bool,
+    /// Taints that keep pods away, but for the one that goes with a cordon.
+    pub taints: BTreeSet<Taint>,
     /// UID of the progress for which this system cordoned it, as the annotation tells.
     pub cordoned_for: Option<String>,
     /// Whether somebody else has set the cordon since, or holds it too.
@@ -102,6 +123,12 @@ impl Node {
             control_plane: labels.contains_key(CONTROL_PLANE_LABEL),
             labels,
             cordoned: object.spec.unschedulable,
+            taints: object
+                .spec
+                .taints
+                .into_iter()
+                .filter(|t| t.key != CORDON_TAINT && t.effect != "PreferNoSchedule")
+                .collect(),
             cordoned_for: annotations.remove(CORDON_ANNOTATION),
             cordoned_by_others: managers.iter().any(cordons_as_another),
             ready: object

@@ -99,6 +99,16 @@ impl Progress {
         !self.is_over() && (self.has_begun() || self.object.spec.release != Release::Hold)
     }
 
+    /// Whether its agent waits for its node to be emptied.
+    pub fn awaits_drain(&self) -> bool {
+        *self.phase() == ProgressPhase::Staged && self.object.spec.release == Release::Stage
+    }
+
+    /// Whether it takes its node down, or may any moment.
+    pub fn goes_down(&self) -> bool {
+        self.has_place() && self.object.spec.release == Release::Reboot
+    }
+
     /// What its node's drain was waiting for when its time was up; none since it was released again.
     pub fn drain_note(&self) -> Option<&str> {
         let annotations = self.object.metadata.annotations.as_ref()?;

@@ -19,12 +19,13 @@ use monok8s_api::{CONTROLLER_MANAGER, CORDON_ANNOTATION};
 use serde_json::{Value, json};
 
 use super::{
-    watches::Shared,
-    writer::{Outcome, RELEASE_WITHIN, WriteError, Writer},
+    request::{Outcome, Requests, WriteError},
+    watches::{self, Shared},
 };
 use crate::{
     decide::{
         drain::Rules,
+        elsewhere,
         plan::{Ask, Cordon, DrainWork, NodeSeen, Reboot, Uncordon},
     },
     index::{Answer, NodeObject, Pod, PodObject},
@@ -38,89 +39,101 @@ const A_ROUND: usize = 50;
 /// Longest that a refusal is quoted, in characters.
 const QUOTED: usize = 200;
 
-/// Empties nodes.
+/// Empties nodes. Whatever fails is decided anew.
 pub(super) struct Drainer {
     /// Repeats nothing by itself: a refused eviction is an answer.
     client: Client,
     nodes: Api<NodeObject>,
     shared: Arc<Shared>,
+    requests: Requests,
 }
 
 impl Drainer {
     /// The client must not retry by itself.
-    pub(super) fn new(client: &Client, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(client: &Client, shared: Arc<Shared>, requests: Requests) -> Self {
         Self {
             client: client.clone(),
             nodes: Api::all(client.clone()),
             shared,
+            requests,
         }
     }
 
-    /// Carries the work out. Whatever fails is decided anew. Like every release, a reboot rests on a
-    /// count of what is down that is out of date once anything turned out otherwise, or time has
-    /// passed since the plan was made (`planned_at`).
-    pub(super) async fn act(
-        &self,
-        writer: &Writer,
-        mut work: DrainWork,
-        planned_at: Duration,
-        outcome: &mut Outcome,
-    ) {
-        let uids = work.going_on.iter().map(String::as_str);
-        self.shared
-            .amend(|index, clock| index.drains_go_on(uids, clock, Timestamp::now()));
+    /// Starts the clocks of what begins, and forgets what is over.
+    pub(super) fn remember(&self, work: &DrainWork) {
+        self.shared.amend(|index, clock| {
+            let uids = work.going_on.iter().map(String::as_str);
+            index.drains_go_on(uids, clock, Timestamp::now())
+        });
+        self.shared.amend(|index, clock| {
+            let uids = work.nowhere.iter().map(String::as_str);
+            index.nowhere_else(uids, clock, Timestamp::now())
+        });
+    }
+
+    /// Cordons the nodes that are to be emptied, and lets go those that were.
+    pub(super) async fn cordon(&self, work: &DrainWork, outcome: &mut Outcome) {
         for cordon in &work.cordons {
-            let result = self.cordon(writer, cordon).await;
-            if writer.record("cordon", &cordon.node.name, result, outcome) {
-                tracing::info!(node = cordon.node.name, "cordoned, to be drained");
+            let name = &cordon.node.name;
+            let result = self.patch_node(&cordon.node, cordon_body(cordon)).await;
+            if self.requests.record("cordon", name, result, outcome) {
+                tracing::info!(node = name, "cordoned, to be drained");
             }
         }
         for uncordon in &work.uncordons {
-            let result = self.uncordon(writer, uncordon).await;
-            if writer.record("uncordon", &uncordon.node.name, result, outcome) {
-                let lifted = uncordon.lift;
-                tracing::info!(node = uncordon.node.name, lifted, "the drain is over");
+            let (name, lifted) = (&uncordon.node.name, uncordon.lift);
+            let result = self
+                .patch_node(&uncordon.node, uncordon_body(uncordon))
+                .await;
+            if self.requests.record("uncordon", name, result, outcome) {
+                tracing::info!(node = name, lifted, "the drain is over");
             }
         }
-        for reboot in &work.reboots {
-            let age = self.shared.now().clock.saturating_sub(planned_at);
-            if age > RELEASE_WITHIN || !outcome.is_final() {
+    }
+
+    /// Whether the API server itself shows now what lets a node reboot.
+    pub(super) async fn may_reboot(&self, reboot: &Reboot, outcome: &mut Outcome) -> bool {
+        let looked = async {
+            match &reboot.empty_by {
+                _ if reboot.alone.is_some() => self.is_alone(&reboot.node).await,
+                Some(rules) => self.is_empty(&reboot.node, rules).await,
+                None => Ok(true),
+            }
+        };
+        match self.requests.answered(looked).await {
+            Ok(true) => true,
+            Ok(false) => {
+                tracing::debug!(node = reboot.node, "not as it seemed; decided anew");
                 outcome.left_out = true;
-                break;
+                false
             }
-            self.reboot(writer, reboot, outcome).await;
+            Err(error) => {
+                let node = &reboot.node;
+                self.requests
+                    .record("look_at_node", node, Err(error), outcome)
+            }
         }
-        if work.asks.len() > A_ROUND {
-            work.asks.truncate(A_ROUND);
+    }
+
+    /// Asks pods to go.
+    pub(super) async fn ask(&self, mut asks: Vec<Ask>, outcome: &mut Outcome) {
+        if asks.len() > A_ROUND {
+            asks.truncate(A_ROUND);
             outcome.left_out = true;
         }
-        stream::iter(work.asks)
-            .for_each_concurrent(AT_ONCE, async |ask| self.ask(writer, &ask).await)
+        stream::iter(asks)
+            .for_each_concurrent(AT_ONCE, async |ask| self.ask_one(&ask).await)
             .await;
     }
 
-    async fn cordon(&self, writer: &Writer, cordon: &Cordon) -> Result<(), WriteError> {
-        self.patch_node(writer, &cordon.node, cordon_body(cordon))
-            .await
-    }
-
-    async fn uncordon(&self, writer: &Writer, uncordon: &Uncordon) -> Result<(), WriteError> {
-        self.patch_node(writer, &uncordon.node, uncordon_body(uncordon))
-            .await
-    }
-
-    async fn patch_node(
-        &self,
-        writer: &Writer,
-        node: &NodeSeen,
-        body: Value,
-    ) -> Result<(), WriteError> {
+    async fn patch_node(&self, node: &NodeSeen, body: Value) -> Result<(), WriteError> {
         let params = PatchParams {
             field_manager: Some(CONTROLLER_MANAGER.to_owned()),
             ..PatchParams::default()
         };
         let patch = Patch::Merge(body);
-        let written = writer
+        let written = self
+            .requests
             .request(self.nodes.patch(&node.name, &params, &patch))
             .await?;
         self.shared.amend(|index, _| index.apply_node(written));
@@ -128,8 +141,8 @@ impl Drainer {
     }
 
     /// Asks one pod to go, and remembers the answer.
-    async fn ask(&self, writer: &Writer, ask: &Ask) {
-        if !writer.may_write() {
+    async fn ask_one(&self, ask: &Ask) {
+        if !self.requests.may_write() {
             return;
         }
         let pods: Api<PodObject> = Api::namespaced(self.client.clone(), &ask.pod.namespace);
@@ -151,7 +164,7 @@ impl Drainer {
                 .map(drop)
             }
         };
-        let result = writer.answered(asked).await;
+        let result = self.requests.answered(asked).await;
         let answer = match result {
             Ok(()) => Answer::Accepted,
             Err(WriteError::Unclear(kube::Error::Api(status))) => self.answer(ask, &status).await,
@@ -172,7 +185,8 @@ impl Drainer {
                 tracing::info!(kind, namespace, name, node, why, "a pod does not go yet");
             }
         }
-        writer.count(kind, matches!(answer, Answer::Accepted));
+        self.requests
+            .count(kind, matches!(answer, Answer::Accepted));
         self.shared.amend(|index, clock| {
             index.pod_answered(
                 &ask.progress_uid,
@@ -238,27 +252,17 @@ impl Drainer {
             .collect()
     }
 
-    /// Lets a node reboot, if what the API server itself shows now is what the decision rests on.
-    async fn reboot(&self, writer: &Writer, reboot: &Reboot, outcome: &mut Outcome) {
-        let name = &reboot.amendment.name;
-        if let Some(rules) = &reboot.empty_by {
-            match writer.answered(self.is_empty(&reboot.node, rules)).await {
-                Ok(true) => {}
-                Ok(false) => {
-                    tracing::debug!(node = reboot.node, "not empty, or not cordoned any more");
-                    outcome.left_out = true;
-                    return;
-                }
-                Err(error) => {
-                    writer.record("look_at_node", &reboot.node, Err(error), outcome);
-                    return;
-                }
-            }
+    /// Whether no other node takes the pods of this one, as the nodes are stored now. The index is
+    /// told.
+    async fn is_alone(&self, node: &str) -> kube::Result<bool> {
+        let nodes: Api<DeserializeGuard<NodeObject>> = Api::all(self.client.clone());
+        let nodes = nodes.list(&ListParams::default()).await?;
+        for node in nodes.items {
+            self.shared
+                .amend(|index, clock| watches::apply(node, index, clock));
         }
-        let result = writer.amend(&reboot.amendment).await;
-        if writer.record("release", name, result, outcome) {
-            tracing::info!(progress = name, gate = "Reboot", "released");
-        }
+        let elsewhere = self.shared.read(|index| elsewhere::is_there(index, node));
+        Ok(!elsewhere)
     }
 
     /// Whether the node is cordoned and no pod has to go, as it is stored now. The index is told.

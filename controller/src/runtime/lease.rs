@@ -86,8 +86,8 @@ impl Campaign {
         }
     }
 
-    /// Waits until this process leads.
-    pub(super) async fn win(&mut self) {
+    /// Waits until this process leads. `yields` tells whether others had better.
+    pub(super) async fn win(&mut self, yields: impl Fn() -> bool) {
         loop {
             match self.look().await {
                 Ok(()) => {}
@@ -98,7 +98,7 @@ impl Campaign {
                 }
             }
             let now = self.clock.now();
-            let outcome = match self.elector.decide(now) {
+            let outcome = match self.elector.decide(now, yields()) {
                 Move::Create { duration } => self.create(duration).await,
                 Move::Take { resource_version } => {
                     self.transitions += 1;
@@ -126,7 +126,8 @@ impl Campaign {
                 until.saturating_sub(self.clock.now())
             });
             sleep(pause.min(left)).await;
-            let Move::Renew { resource_version } = self.elector.decide(self.clock.now()) else {
+            let Move::Renew { resource_version } = self.elector.decide(self.clock.now(), false)
+            else {
                 self.leadership.set(None);
                 return;
             };
@@ -149,20 +150,33 @@ impl Campaign {
 
     /// Gives the Lease back, so that another replica need not wait. Nothing may be written as the
     /// leader any more when this is called.
-    pub(super) async fn give_back(mut self) {
+    pub(super) async fn give_back(&mut self) {
         self.leadership.set(None);
-        let Move::Renew { resource_version } = self.elector.decide(self.clock.now()) else {
-            return;
-        };
-        let lease = self.lease(Some(resource_version), "", self.timing.duration);
-        let params = PostParams::default();
-        let replaced = self.api.replace(NAME, &params, &lease);
-        match timeout(RELEASE_LIMIT, replaced).await {
-            Ok(Ok(_)) => tracing::info!("gave the Lease back"),
+        match timeout(RELEASE_LIMIT, self.free()).await {
+            Ok(Ok(true)) => tracing::info!("gave the Lease back"),
+            Ok(Ok(false)) => {}
             Ok(Err(error)) => tracing::warn!(%error, "could not give the Lease back"),
             Err(_) => tracing::warn!("could not give the Lease back in time"),
         }
-        self.elector = Elector::new(String::new(), self.timing);
+        self.elector.resign();
+    }
+
+    /// Writes that nobody holds the Lease; false when it is not this process's any more.
+    async fn free(&mut self) -> Result<bool, LeaseError> {
+        loop {
+            let decided = self.elector.decide(self.clock.now(), false);
+            let Move::Renew { resource_version } = decided else {
+                return Ok(false);
+            };
+            let lease = self.lease(Some(resource_version), "", self.timing.duration);
+            let params = PostParams::default();
+            match self.limit(self.api.replace(NAME, &params, &lease)).await {
+                Ok(_) => return Ok(true),
+                // A renewal was on its way and nobody waited for its answer any more.
+                Err(error) if error.is_conflict() => self.look().await?,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     async fn look(&mut self) -> Result<(), LeaseError> {

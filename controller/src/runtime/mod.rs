@@ -13,6 +13,7 @@ mod options;
 mod pace;
 mod pod_watches;
 mod reconcile;
+mod request;
 mod run;
 mod watches;
 mod writer;

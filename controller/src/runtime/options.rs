@@ -23,6 +23,11 @@ pub struct Options {
     #[arg(long, env = "POD_NAME", default_value = "controller")]
     pub identity: String,
 
+    /// Name of the node that this replica runs on. When it lets that node reboot it hands leadership
+    /// over first; without it the other replica waits for --lease-duration
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: Option<String>,
+
     /// Address for /healthz, /readyz and /metrics
     #[arg(long, value_name = "ADDR", default_value = "[::]:8080")]
     pub listen: SocketAddr,

@@ -1,18 +1,14 @@
 //! The loop: look, decide, act, wait.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use kube::Client;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    catalog_source::Catalogs,
-    catch_up,
-    metrics::Metrics,
-    pod_watches::PodWatches,
-    watches::Shared,
-    writer::{Outcome, Writer},
+    catalog_source::Catalogs, catch_up, metrics::Metrics, pod_watches::PodWatches,
+    request::Outcome, watches::Shared, writer::Writer,
 };
 use crate::decide::{Settings, planner};
 
@@ -29,6 +25,15 @@ const AFTER_ERROR: Duration = Duration::from_secs(1);
 /// Longest pause after errors.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
+/// Why the loop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// It was stopped.
+    Stopped,
+    /// The node that this process runs on is about to reboot: another replica had better lead.
+    GoesDown,
+}
+
 /// What the leader runs.
 pub(super) struct Reconciler {
     pub(super) client: Client,
@@ -42,9 +47,11 @@ pub(super) struct Reconciler {
 }
 
 impl Reconciler {
-    /// Reconciles until stopped.
-    pub(super) async fn run(mut self) {
+    /// Reconciles until stopped, or until this process's own node goes down. No write is under way
+    /// when it returns.
+    pub(super) async fn run(&mut self) -> Ended {
         let stop = self.stop.clone();
+        self.shared.forget_drains();
         stop.run_until_cancelled(self.catch_up()).await;
         let mut failures = 0;
         while !stop.is_cancelled() {
@@ -66,6 +73,11 @@ impl Reconciler {
             let outcome = self.writer.act(plan, now.clock).await;
             let took = self.shared.now().clock.saturating_sub(began);
             self.metrics.acted(took);
+            // A write without an answer may still be carried out: then the Lease had better be kept.
+            if outcome.goes_down && outcome.errors == 0 {
+                self.pods.follow(&BTreeSet::new());
+                return Ended::GoesDown;
+            }
 
             failures = if outcome.errors > 0 { failures + 1 } else { 0 };
             stop.run_until_cancelled(sleep(pause(outcome, failures)))
@@ -77,6 +89,11 @@ impl Reconciler {
             };
             stop.run_until_cancelled(self.wait(gather, until)).await;
         }
+        Ended::Stopped
+    }
+
+    /// Lets the Events that were told of be written.
+    pub(super) async fn finish(self) {
         self.writer.finish().await;
     }
 

@@ -23,14 +23,20 @@ use super::{
     metrics::Metrics,
     options::{Options, OptionsError},
     pod_watches::PodWatches,
-    reconcile::Reconciler,
+    reconcile::{Ended, Reconciler},
+    request::Requests,
     watches::{Shared, Watches, WatchesEnded},
     writer::Writer,
 };
-use crate::decide::{OwnPods, Settings};
+use crate::{
+    decide::{OwnPods, Settings},
+    index::Progress,
+};
 
 /// How long the writes under way may take once the end was asked for.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long the Events told of may take after that.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
 
 /// Why the controller ended otherwise than on request.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +100,8 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         clock,
         leadership.clone(),
     );
-    let reconciler = Reconciler {
+    let requests = Requests::new(leadership, stop.clone(), metrics.clone());
+    let mut reconciler = Reconciler {
         client: client.clone(),
         settings: Settings {
             own: OwnPods {
@@ -115,30 +122,45 @@ pub async fn run(options: Options) -> Result<(), RunError> {
             &client,
             Publisher::start(client.clone(), options.identity),
             shared.clone(),
-            leadership,
-            stop.clone(),
-            metrics.clone(),
-            Drainer::new(&client, shared.clone()),
+            requests.clone(),
+            Drainer::new(&client, shared.clone(), requests),
+            options.node_name.clone(),
         ),
         pods: PodWatches::new(client.clone(), shared.clone(), metrics.clone()),
         metrics: metrics.clone(),
-        shared,
+        shared: shared.clone(),
         stop: stop.clone(),
     };
-
-    let elected = async {
-        watches.synced().await?;
-        campaign.win().await;
-        Ok::<(), WatchesEnded>(())
+    let own_node = options.node_name;
+    let goes_down = || {
+        let own = own_node.as_ref();
+        own.is_some_and(|node| shared.read(|i| i.progresses_of(node).any(Progress::goes_down)))
     };
-    if let Some(elected) = stop.run_until_cancelled(elected).await {
+
+    loop {
+        let elected = async {
+            watches.synced().await?;
+            campaign.win(&goes_down).await;
+            Ok::<(), WatchesEnded>(())
+        };
+        let Some(elected) = stop.run_until_cancelled(elected).await else {
+            break;
+        };
         elected?;
         tracing::info!(identity, "leading");
         metrics.leads(true);
-        tokio::select! {
-            led = Box::pin(lead(reconciler, campaign, &stop)) => led?,
+        let ended = tokio::select! {
+            ended = Box::pin(lead(&mut reconciler, &mut campaign, &stop)) => ended?,
             ended = watches.ended() => return Err(ended.into()),
+        };
+        metrics.leads(false);
+        if ended == Ended::Stopped {
+            break;
         }
+        tracing::info!("standing by, for the node of this replica reboots");
+    }
+    if timeout(LAST_EVENTS, reconciler.finish()).await.is_err() {
+        tracing::warn!("not every Event was written in time");
     }
     stop.cancel();
     tracing::info!("ending");
@@ -148,28 +170,29 @@ pub async fn run(options: Options) -> Result<(), RunError> {
     }
 }
 
-/// Reconciles for as long as the Lease is held. On request it lets the writes under way finish and
-/// gives the Lease back; a lost Lease ends everything at once.
+/// Reconciles for as long as the Lease is held. On request, or before its own node goes down, it lets
+/// the writes under way finish and gives the Lease back; a lost Lease ends everything at once.
 async fn lead(
-    reconciler: Reconciler,
-    mut campaign: Campaign,
+    reconciler: &mut Reconciler,
+    campaign: &mut Campaign,
     stop: &CancellationToken,
-) -> Result<(), RunError> {
+) -> Result<Ended, RunError> {
     let mut reconciling = Box::pin(reconciler.run());
-    tokio::select! {
+    let ended = tokio::select! {
         biased;
         () = campaign.keep() => return Err(RunError::LostLease),
-        () = &mut reconciling => {}
+        ended = &mut reconciling => ended,
         () = stop.cancelled() => {
             if timeout(GRACE, reconciling).await.is_err() {
                 // What was sent may still be written: the next leader had better wait.
                 tracing::warn!("writes under way did not end in time; the Lease runs out by itself");
-                return Ok(());
+                return Ok(Ended::Stopped);
             }
+            Ended::Stopped
         }
-    }
+    };
     campaign.give_back().await;
-    Ok(())
+    Ok(ended)
 }
 
 fn listen_for_the_end(stop: CancellationToken) -> std::io::Result<()> {

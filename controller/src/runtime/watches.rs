@@ -75,6 +75,12 @@ impl Shared {
         index.forget_pods(node);
     }
 
+    /// Forgets what another leader would not know either. No plan is made meanwhile.
+    pub(super) fn forget_drains(&self) {
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        index.forget_drains();
+    }
+
     /// Waits until a plan may come out differently.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;

@@ -15,87 +15,20 @@ use monok8s_api::{
     osupgrade::Download,
 };
 use serde_json::{Value, json};
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    drain::Drainer, events::Publisher, lease::Leadership, metrics::Metrics, pace::Pace,
+    drain::Drainer,
+    events::Publisher,
+    pace::Pace,
+    request::{Outcome, Requests, WriteError},
     watches::Shared,
 };
-use crate::decide::plan::{Amendment, Deletion, Plan, StatusWrite};
+use crate::decide::plan::{Amendment, Deletion, DrainWork, Plan, StatusWrite};
 
+/// How old a plan may be when its releases go out.
+const RELEASE_WITHIN: Duration = Duration::from_secs(1);
 /// How many writes are under way at once.
 const AT_ONCE: usize = 8;
-/// How long one request may take.
-const LIMIT: Duration = Duration::from_secs(15);
-/// How old a plan may be when its releases go out.
-pub(super) const RELEASE_WITHIN: Duration = Duration::from_secs(1);
-
-/// How a plan went.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Outcome {
-    /// Writes that failed because the index was behind.
-    pub(super) conflicts: usize,
-    /// Writes that failed for another reason.
-    pub(super) errors: usize,
-    /// Something was left out, because the plan was found to be out of date.
-    pub(super) left_out: bool,
-    /// When a status that was held back may be written.
-    pub(super) held_until: Option<Duration>,
-}
-
-impl Outcome {
-    /// Whether everything was written. Otherwise the next plan must not wait for a change: nothing
-    /// need ever change again, and a watch may have shown already what a write collided with.
-    pub(super) fn is_final(self) -> bool {
-        self.conflicts == 0 && self.errors == 0 && !self.left_out
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-pub(super) enum WriteError {
-    #[error("this process does not lead any more, or is about to end")]
-    NotLeading,
-    #[error("somebody was faster: {0}")]
-    Conflict(String),
-    #[error("it is not there any more: {0}")]
-    Gone(String),
-    #[error("the API server refuses: {0}")]
-    Refused(String),
-    #[error("no answer within {} s; whether it was written is not known", LIMIT.as_secs())]
-    Slow,
-    #[error("whether it was written is not known: {0}")]
-    Unclear(kube::Error),
-}
-
-impl WriteError {
-    fn result(&self) -> &'static str {
-        match self {
-            Self::NotLeading => "not_leading",
-            Self::Conflict(_) => "conflict",
-            Self::Gone(_) => "gone",
-            Self::Refused(_) => "refused",
-            Self::Slow => "timeout",
-            Self::Unclear(_) => "error",
-        }
-    }
-}
-
-impl From<kube::Error> for WriteError {
-    fn from(error: kube::Error) -> Self {
-        match error {
-            // There already, or another version of it.
-            kube::Error::Api(status) if status.code == 409 => Self::Conflict(status.message),
-            kube::Error::Api(status) if matches!(status.code, 404 | 410) => {
-                Self::Gone(status.message)
-            }
-            kube::Error::Api(status) if (400..500).contains(&status.code) => {
-                Self::Refused(status.message)
-            }
-            other => Self::Unclear(other),
-        }
-    }
-}
 
 /// Writes what was planned.
 pub(super) struct Writer {
@@ -105,9 +38,9 @@ pub(super) struct Writer {
     pace: Pace,
     drainer: Drainer,
     shared: Arc<Shared>,
-    leadership: Leadership,
-    stop: CancellationToken,
-    metrics: Metrics,
+    requests: Requests,
+    /// The node that this process runs on, if that is known.
+    own_node: Option<String>,
     /// Progresses whose state is not known for certain, because a write to them failed. Nothing is
     /// released until they have been looked at.
     unsure: BTreeSet<String>,
@@ -118,10 +51,9 @@ impl Writer {
         client: &Client,
         publisher: Publisher,
         shared: Arc<Shared>,
-        leadership: Leadership,
-        stop: CancellationToken,
-        metrics: Metrics,
+        requests: Requests,
         drainer: Drainer,
+        own_node: Option<String>,
     ) -> Self {
         Self {
             upgrades: Api::all(client.clone()),
@@ -130,9 +62,8 @@ impl Writer {
             pace: Pace::default(),
             drainer,
             shared,
-            leadership,
-            stop,
-            metrics,
+            requests,
+            own_node,
             unsure: BTreeSet::new(),
         }
     }
@@ -142,21 +73,7 @@ impl Writer {
     /// out of date once anything turned out otherwise, or time has passed.
     pub(super) async fn act(&mut self, plan: Plan, planned_at: Duration) -> Outcome {
         let mut outcome = Outcome::default();
-        for write in plan.statuses {
-            let now = self.shared.now().clock;
-            if let Some(due) = self.pace.wait(&write, now) {
-                outcome.held_until = outcome.held_until.into_iter().chain([due]).min();
-                continue;
-            }
-            self.pace.wrote(&write, now);
-            let told = self.write_status(&write).await;
-            let upgrade = write.upgrade.name_any();
-            if self.record("status", &upgrade, told, &mut outcome) {
-                for notice in &write.notices {
-                    self.publisher.publish(notice);
-                }
-            }
-        }
+        self.tell(plan.statuses, &mut outcome).await;
         self.each("delete", plan.deletions, &mut outcome, async |writer, d| {
             (d.name.clone(), writer.delete(&d).await)
         })
@@ -165,37 +82,71 @@ impl Writer {
             (a.name.clone(), writer.amend(&a).await)
         })
         .await;
-        let age = self.shared.now().clock.saturating_sub(planned_at);
-        if plan.releases.is_empty() {
-        } else if !outcome.is_final() || age > RELEASE_WITHIN {
-            outcome.left_out = true;
-        } else if self.look_again().await {
+        if !plan.releases.is_empty() && self.is_current(planned_at, &mut outcome) {
             self.release(plan.releases, &mut outcome).await;
-        } else {
-            outcome.errors += 1;
         }
         self.each("create", plan.creations, &mut outcome, async |writer, p| {
             (p.name_any(), writer.create(&p).await)
         })
         .await;
-        self.drainer
-            .act(self, plan.drain, planned_at, &mut outcome)
-            .await;
+        self.drain(plan.drain, planned_at, &mut outcome).await;
         for notice in &plan.notices {
-            if self.may_write() {
+            if self.requests.may_write() {
                 self.publisher.publish(notice);
             }
         }
         outcome
     }
 
+    /// Writes statuses, but for those whose time has not come.
+    async fn tell(&mut self, statuses: Vec<StatusWrite>, outcome: &mut Outcome) {
+        for write in statuses {
+            let now = self.shared.now().clock;
+            if let Some(due) = self.pace.wait(&write, now) {
+                outcome.held_until = outcome.held_until.into_iter().chain([due]).min();
+                continue;
+            }
+            self.pace.wrote(&write, now);
+            let told = self.write_status(&write).await;
+            let upgrade = write.upgrade.name_any();
+            if self.requests.record("status", &upgrade, told, outcome) {
+                for notice in &write.notices {
+                    self.publisher.publish(notice);
+                }
+            }
+        }
+    }
+
+    /// Empties nodes, and lets those reboot that are.
+    async fn drain(&self, work: DrainWork, planned_at: Duration, outcome: &mut Outcome) {
+        self.drainer.remember(&work);
+        self.drainer.cordon(&work, outcome).await;
+        for reboot in &work.reboots {
+            if !self.is_current(planned_at, outcome) {
+                break;
+            }
+            if self.drainer.may_reboot(reboot, outcome).await
+                && self.let_go(&reboot.amendment, outcome).await
+                && let Some(notice) = &reboot.alone
+            {
+                self.publisher.publish(notice);
+            }
+        }
+        self.drainer.ask(work.asks, outcome).await;
+    }
+
+    /// Whether a plan that was made then may still release anything. Otherwise it is noted that
+    /// something was left out.
+    fn is_current(&self, planned_at: Duration, outcome: &mut Outcome) -> bool {
+        let age = self.shared.now().clock.saturating_sub(planned_at);
+        let current = outcome.is_final() && age <= RELEASE_WITHIN;
+        outcome.left_out |= !current;
+        current
+    }
+
     /// Lets the Events that were told of be written.
     pub(super) async fn finish(self) {
         self.publisher.finish().await;
-    }
-
-    pub(super) fn may_write(&self) -> bool {
-        self.leadership.holds() && !self.stop.is_cancelled()
     }
 
     async fn each<T>(
@@ -209,79 +160,44 @@ impl Writer {
             .map(|item| write(self, item))
             .buffer_unordered(AT_ONCE);
         while let Some((name, result)) = results.next().await {
-            self.record(kind, &name, result, outcome);
+            self.requests.record(kind, &name, result, outcome);
         }
     }
 
     /// Releases one after the other. The first that fails ends it: the index was behind, and so
     /// may be the count of places that the rest rests on.
     async fn release(&mut self, releases: Vec<Amendment>, outcome: &mut Outcome) {
+        if !self.look_again().await {
+            outcome.errors += 1;
+            return;
+        }
         for release in releases {
-            let result = self.amend(&release).await;
-            if result.is_ok() {
-                tracing::info!(progress = release.name, gate = ?release.release, "released");
-            } else {
-                self.unsure.insert(release.name.clone());
-            }
-            if !self.record("release", &release.name, result, outcome) {
+            if !self.let_go(&release, outcome).await {
+                self.unsure.insert(release.name);
                 return;
             }
         }
     }
 
-    pub(super) fn record(
-        &self,
-        kind: &'static str,
-        name: &str,
-        result: Result<(), WriteError>,
-        outcome: &mut Outcome,
-    ) -> bool {
-        let Err(error) = result else {
-            self.metrics.wrote(kind, "ok");
-            return true;
-        };
-        self.metrics.wrote(kind, error.result());
-        match error {
-            // Between two renewals the Lease may run out for a moment and be renewed after all.
-            WriteError::NotLeading => outcome.left_out = true,
-            WriteError::Conflict(_) | WriteError::Gone(_) => {
-                outcome.conflicts += 1;
-                tracing::debug!(kind, name, %error, "not written");
-            }
-            WriteError::Refused(_) | WriteError::Slow | WriteError::Unclear(_) => {
-                outcome.errors += 1;
-                tracing::warn!(kind, name, %error, "not written");
-            }
+    /// Opens the gate of one progress.
+    async fn let_go(&self, release: &Amendment, outcome: &mut Outcome) -> bool {
+        let result = self.amend(release).await;
+        let written = self
+            .requests
+            .record("release", &release.name, result, outcome);
+        if written {
+            tracing::info!(progress = release.name, gate = ?release.release, "released");
+            outcome.goes_down |= self.is_own_end(&release.name);
         }
-        false
+        written
     }
 
-    pub(super) async fn request<T>(
-        &self,
-        request: impl Future<Output = kube::Result<T>>,
-    ) -> Result<T, WriteError> {
-        if !self.may_write() {
-            return Err(WriteError::NotLeading);
-        }
-        match timeout(LIMIT, request).await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => Err(WriteError::Slow),
-        }
-    }
-
-    /// The same, with whatever the API server answered as it is.
-    pub(super) async fn answered<T>(
-        &self,
-        request: impl Future<Output = kube::Result<T>>,
-    ) -> Result<T, WriteError> {
-        let answer = self.request(async { Ok(request.await) }).await?;
-        answer.map_err(WriteError::Unclear)
-    }
-
-    /// Counts what is no failure of a write even when it was refused.
-    pub(super) fn count(&self, kind: &'static str, accepted: bool) {
-        let result = if accepted { "ok" } else { "refused" };
-        self.metrics.wrote(kind, result);
+    /// Whether a progress takes the node down that this process runs on.
+    fn is_own_end(&self, progress: &str) -> bool {
+        self.shared.read(|index| {
+            let progress = index.progress(progress).filter(|p| p.goes_down());
+            progress.is_some_and(|p| Some(p.node_name()) == self.own_node.as_deref())
+        })
     }
 
     async fn write_status(&self, write: &StatusWrite) -> Result<(), WriteError> {
@@ -290,6 +206,7 @@ impl Writer {
         let params = PatchParams::apply(CONTROLLER_MANAGER).force();
         let patch = Patch::Apply(&body);
         let written = self
+            .requests
             .request(self.upgrades.patch_status(&name, &params, &patch))
             .await?;
         self.shared.amend(|index, _| index.apply_upgrade(written));
@@ -305,6 +222,7 @@ impl Writer {
             ..DeleteParams::background()
         };
         let deleted = self
+            .requests
             .request(self.progresses.delete(&deletion.name, &params))
             .await;
         match deleted.map(|answer| answer.either(Some, |_| None)) {
@@ -325,7 +243,7 @@ impl Writer {
         Ok(())
     }
 
-    pub(super) async fn amend(&self, amendment: &Amendment) -> Result<(), WriteError> {
+    async fn amend(&self, amendment: &Amendment) -> Result<(), WriteError> {
         let body = amendment_body(amendment);
         let params = PatchParams {
             field_manager: Some(CONTROLLER_MANAGER.to_owned()),
@@ -333,6 +251,7 @@ impl Writer {
         };
         let patch = Patch::Merge(&body);
         let written = self
+            .requests
             .request(self.progresses.patch(&amendment.name, &params, &patch))
             .await;
         match &written {
@@ -353,6 +272,7 @@ impl Writer {
             ..PostParams::default()
         };
         let written = self
+            .requests
             .request(self.progresses.create(&params, progress))
             .await?;
         self.shared
@@ -366,7 +286,7 @@ impl Writer {
             let known = self
                 .shared
                 .read(|index| index.progress(&name).and_then(|p| p.object.uid()));
-            match self.request(self.progresses.get_opt(&name)).await {
+            match self.requests.request(self.progresses.get_opt(&name)).await {
                 Ok(Some(progress)) => self
                     .shared
                     .amend(|index, clock| index.apply_progress(progress, clock)),

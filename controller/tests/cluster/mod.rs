@@ -141,6 +141,14 @@ impl Cluster {
         )));
     }
 
+    /// Lets agents work, and asks for an upgrade `up` of all nodes to v1.35.1.
+    pub async fn begin_upgrade(&mut self) {
+        self.begin();
+        let catalog = catalog(&["v1.35.1"]);
+        let spec = json!({"version": "stable", "catalog": {"inline": catalog}});
+        self.apply("up", spec).await;
+    }
+
     pub async fn add_node(&self, name: &str, version: &str) {
         let nodes: Api<Node> = Api::all(self.client.clone());
         let node: Node = serde_json::from_value(json!({

@@ -53,6 +53,7 @@ pub enum Fate {
 #[derive(Clone, Debug)]
 enum Remembered {
     GoingOn(Vec<String>),
+    NowhereElse(Vec<String>),
     Answered(Ask, Answer),
 }
 
@@ -75,6 +76,8 @@ pub struct Fleet {
     pub gone: Vec<(String, bool)>,
     /// The same by name.
     pub gone_names: Vec<String>,
+    /// Names of the progresses that the last plan held because their upgrade stands still.
+    pub held: BTreeSet<String>,
     /// Nodes whose pods the last plan followed.
     followed: BTreeSet<String>,
     /// What the controller that works has to remember of the last plan.
@@ -344,6 +347,9 @@ impl Fleet {
                 Remembered::GoingOn(uids) => {
                     index.drains_go_on(uids.iter().map(String::as_str), now.clock, now.wall)
                 }
+                Remembered::NowhereElse(uids) => {
+                    index.nowhere_else(uids.iter().map(String::as_str), now.clock, now.wall)
+                }
                 Remembered::Answered(ask, answer) => {
                     index.pod_answered(&ask.progress_uid, &ask.pod.uid, answer, now.clock, now.wall)
                 }
@@ -378,6 +384,15 @@ impl Fleet {
 
     pub fn plan(&self) -> Plan {
         planner::plan(&self.index(), &self.settings, self.now())
+    }
+
+    /// A plan of the controller that works, with what it remembers.
+    pub fn look(&mut self) -> Plan {
+        let mut index = std::mem::take(&mut self.working);
+        self.feed(&mut index);
+        let plan = planner::plan(&index, &self.settings, self.now());
+        self.working = index;
+        plan
     }
 
     /// Carries out a plan; writes whose precondition fails are left out.
@@ -453,6 +468,8 @@ impl Fleet {
     fn drain(&mut self, work: DrainWork) {
         self.followed = work.follow;
         self.remembered.push(Remembered::GoingOn(work.going_on));
+        self.remembered.push(Remembered::NowhereElse(work.nowhere));
+        self.held = work.held.into_iter().collect();
         for Cordon { node, progress_uid } in work.cordons {
             if self.is_node_at(&node) {
                 self.change_node(&node.name, |node| {
@@ -488,6 +505,7 @@ impl Fleet {
             let empty = |rules: &Rules| rules.is_empty(pods.iter());
             if reboot.empty_by.as_ref().is_none_or(empty) {
                 self.amend_progress(reboot.amendment);
+                self.told.extend(reboot.alone);
             }
         }
     }
@@ -707,11 +725,11 @@ impl Fleet {
         });
     }
 
-    /// Names of progresses whose agent would move.
+    /// Names of progresses whose agent would move, or waits for a drain that goes on.
     pub fn movable(&self) -> Vec<String> {
         self.progresses
             .values()
-            .filter(|p| !phase(p).is_terminal())
+            .filter(|p| !phase(p).is_terminal() && !self.held.contains(&p.name_any()))
             .filter(|p| {
                 phase(p) != ProgressPhase::Pending
                     || p.spec.release != Release::Hold

@@ -7,38 +7,31 @@
 //! annotation goes; one whose annotation was taken off stays; a second `kubectl cordon` changes
 //! nothing that the API server keeps, so that cordon is lifted.
 
-use std::{collections::HashMap, fmt::Write as _};
+mod told;
 
-use monok8s_api::{
-    osupgrade::OnDeadline,
-    osupgradeprogress::Release,
-    reason::{EventReason, ProgressPhase},
-};
+use std::{collections::HashMap, time::Duration};
 
+use monok8s_api::osupgradeprogress::Release;
+
+pub(super) use self::told::Told;
 use super::{
     Moment, Settings,
-    drain::{self, Blocker, Decision, Held, Look, Move, Rules},
-    notice::{self, Notice},
+    drain::{self, Decision, Held, Look, Move, Rules},
+    elsewhere::Open,
+    halt::Halt,
     place::{NodeCase, Place},
     plan::{Amendment, Ask, Cordon, DrainWork, NodeSeen, Plan, Reboot, Uncordon},
     standing::Case,
-    words::{cut, listed},
+    tally::Tally,
 };
 use crate::index::{DrainMemory, Index, Node, Origin, Progress};
 
-/// How many pods a message names.
-const NAMED: usize = 3;
-
-/// What is told of one node whose image is staged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Told {
-    /// Whether its drain is going on; otherwise it waits for its turn.
-    pub(super) begun: bool,
-    /// Whether a pod keeps it from being empty.
-    pub(super) blocked: bool,
-    /// In words.
-    pub(super) words: String,
-}
+/// How long a node whose drain has not begun waits for another one to take its pods, where there are
+/// others. A kubelet that is started again or cut off for a moment is told not Ready and is back within
+/// that: the node monitor's grace period is 50 s
+/// (`k8s.io/kubernetes/cmd/kube-controller-manager/app/options`). It costs a cluster whose other nodes
+/// stay away a minute per node.
+const NOWHERE_FOR: Duration = Duration::from_secs(60);
 
 /// A node that waits for its reboot.
 struct Staged<'a> {
@@ -54,16 +47,6 @@ impl Staged<'_> {
     }
 }
 
-/// Whether an agent waits there for its node to be emptied.
-pub(super) fn awaits_drain(progress: &Progress) -> bool {
-    *progress.phase() == ProgressPhase::Staged && progress.object.spec.release == Release::Stage
-}
-
-/// Whether a progress takes its node down, or may any moment.
-fn goes_down(progress: &Progress) -> bool {
-    progress.has_place() && progress.object.spec.release == Release::Reboot
-}
-
 /// One look at all drains.
 pub(super) struct Drains<'a, 'p> {
     pub(super) index: &'a Index,
@@ -72,18 +55,35 @@ pub(super) struct Drains<'a, 'p> {
     pub(super) cases: &'p [Case<'a>],
     pub(super) teams: &'p [Vec<NodeCase<'a>>],
     pub(super) strays: &'p [Vec<&'a Progress>],
+    /// How many nodes of each upgrade stand where, and whether that stops it.
+    pub(super) counted: &'p [(Tally, Halt)],
+}
+
+/// The staged nodes of one upgrade, as they are gone through.
+struct Round<'q, 'a> {
+    case: &'q Case<'a>,
+    rules: Option<Rules>,
+    /// Nodes that are down, whatever becomes of these.
+    down: Vec<String>,
+    /// `maxUnavailable`.
+    max: usize,
+    /// How many more may be emptied at once.
+    free: usize,
 }
 
 impl<'a> Drains<'a, '_> {
     /// Adds what is to be done, and gives what is to be told for each upgrade.
     pub(super) fn plan(&self, plan: &mut Plan) -> Vec<Vec<Told>> {
-        let open = self.index.nodes().filter(|n| n.ready && !n.cordoned);
-        let mut open = open.count();
+        let mut open = Open::of(self.index);
         let mut staged = self.staged();
-        let told = (0..self.cases.len())
-            .map(|at| {
+        let told = self
+            .cases
+            .iter()
+            .zip(self.counted)
+            .enumerate()
+            .map(|(at, (case, (_, halt)))| {
                 let queue = staged.remove(&at).unwrap_or_default();
-                self.queue(at, &queue, &mut open, plan)
+                self.queue(at, (case, halt), &queue, &mut open, plan)
             })
             .collect();
         self.uncordon(&mut plan.drain);
@@ -97,7 +97,7 @@ impl<'a> Drains<'a, '_> {
             .map(|(at, case)| (case.upgrade.uid(), at))
             .collect();
         let mut staged: HashMap<usize, Vec<Staged<'_>>> = HashMap::new();
-        for progress in self.index.progresses().filter(|p| awaits_drain(p)) {
+        for progress in self.index.progresses().filter(|p| p.awaits_drain()) {
             let Origin::Controller { upgrade, .. } = &progress.origin else {
                 continue;
             };
@@ -129,83 +129,132 @@ impl<'a> Drains<'a, '_> {
         staged
     }
 
+    /// Decides for the staged nodes of one upgrade, one after the other.
     fn queue(
         &self,
         at: usize,
+        (case, halt): (&Case<'a>, &Halt),
         queue: &[Staged<'a>],
-        open: &mut usize,
+        open: &mut Open<'_>,
         plan: &mut Plan,
     ) -> Vec<Told> {
-        let (Some(case), false) = (self.cases.get(at), queue.is_empty()) else {
+        if queue.is_empty() {
             return Vec::new();
-        };
-        let team = self.teams.get(at).map_or(&[][..], Vec::as_slice);
-        let rollout = &case.upgrade.object.spec.rollout;
-        let max = rollout.max_unavailable_of(team.len());
-        let down = self.down(at, queue);
-        let rules = Rules::new(&rollout.drain, &self.settings.own);
-        let mut free = max.saturating_sub(down.len());
+        }
+        let mut round = self.round(at, case, halt, queue);
         let mut told = Vec::new();
         for staged in queue {
-            let node = staged.node;
-            let itself = usize::from(node.ready && !node.cordoned);
-            let elsewhere = *open > itself;
-            let held = if !node.ready {
-                Some(Held::NotReady)
-            } else if free == 0 {
-                Some(Held::Others {
-                    down: down.clone(),
-                    max,
-                })
-            } else if let Some(other) = self.other_control_plane(staged, &plan.drain) {
-                Some(Held::ControlPlane(other))
-            } else if elsewhere || !rollout.drain.enabled {
-                None
-            } else if let Some(other) = self.soon_back(staged, &plan.drain) {
-                Some(Held::NowhereElse(other))
-            } else {
-                self.is_cut_short(staged).then_some(Held::NoneLeft)
-            };
+            if halt.holds(staged.progress) {
+                plan.drain.held.push(staged.progress.name().to_owned());
+                told.push(Told::held(staged, halt));
+                continue;
+            }
+            let elsewhere = open.beside(staged.node);
+            let held = self.held(&round, staged, elsewhere, &plan.drain);
             if held.is_none() {
-                free -= 1;
+                round.free -= 1;
+            }
+            if matches!(held, Some(Held::NowhereYet { .. })) {
+                plan.drain.nowhere.push(staged.uid.to_owned());
             }
             let decision = drain::decide(&Look {
-                rules: rules.as_ref(),
-                node,
+                rules: round.rules.as_ref(),
+                node: staged.node,
                 progress_uid: staged.uid,
-                pods: self.index.pods_of(&node.name),
+                pods: self.index.pods_of(&staged.node.name),
                 memory: staged.memory,
                 held: held.as_ref(),
                 elsewhere,
                 now: self.now,
             });
             if matches!(decision.next, Move::Cordon | Move::Reboot { .. }) {
-                *open = open.saturating_sub(itself);
+                open.close(staged.node);
             }
-            let held = held.or(rules.is_none().then_some(Held::Selector));
-            told.push(Told {
-                begun: decision.begun || decision.alone,
-                blocked: !decision.blockers.is_empty(),
-                words: words(case, staged, &decision, held.as_ref()),
-            });
-            tell(case, staged, &decision, &mut plan.notices);
-            carry(staged, decision, rules.as_ref(), plan);
+            let held = held.or(round.rules.is_none().then_some(Held::Selector));
+            told.push(Told::of(round.case, staged, &decision, held.as_ref()));
+            told::notices(round.case, staged, &decision, &mut plan.notices);
+            carry(&round, staged, decision, plan);
         }
         told
     }
 
+    fn round<'q>(
+        &self,
+        at: usize,
+        case: &'q Case<'a>,
+        halt: &'q Halt,
+        queue: &[Staged<'a>],
+    ) -> Round<'q, 'a> {
+        let team = self.teams.get(at).map_or(&[][..], Vec::as_slice);
+        let rollout = &case.upgrade.object.spec.rollout;
+        let max = rollout.max_unavailable_of(team.len());
+        let queue: Vec<&Staged<'_>> = queue.iter().filter(|s| !halt.holds(s.progress)).collect();
+        let down = self.down(at, &queue);
+        Round {
+            case,
+            rules: Rules::new(&rollout.drain, &self.settings.own),
+            free: max.saturating_sub(down.len()),
+            down,
+            max,
+        }
+    }
+
+    /// Why nothing may be done to a staged node for now.
+    fn held(
+        &self,
+        round: &Round<'_, 'a>,
+        staged: &Staged<'a>,
+        elsewhere: bool,
+        work: &DrainWork,
+    ) -> Option<Held> {
+        if !staged.node.ready {
+            return Some(Held::NotReady);
+        }
+        if round.free == 0 {
+            return Some(Held::Others {
+                down: round.down.clone(),
+                max: round.max,
+            });
+        }
+        if let Some(other) = self.other_control_plane(staged, work) {
+            return Some(Held::ControlPlane(other));
+        }
+        if elsewhere || !round.case.upgrade.object.spec.rollout.drain.enabled {
+            return None;
+        }
+        if let Some(other) = self.soon_back(staged, work) {
+            return Some(Held::NowhereElse(other));
+        }
+        if staged.has_begun() {
+            return self.is_cut_short(staged).then_some(Held::NoneLeft);
+        }
+        self.is_worth_waiting(staged)
+    }
+
+    /// Whether there are other nodes, one of which may take pods again in a moment.
+    fn is_worth_waiting(&self, staged: &Staged<'_>) -> Option<Held> {
+        let others = self.index.nodes().any(|n| n.name != staged.node.name);
+        let since = self.index.nowhere_since(staged.uid);
+        let due = since.map(|since| since.clock + NOWHERE_FOR);
+        let over = due.is_some_and(|due| due <= self.now.clock);
+        (others && !over).then(|| Held::NowhereYet {
+            due,
+            until: since.and_then(|since| since.wall.checked_add(NOWHERE_FOR).ok()),
+        })
+    }
+
     /// Nodes of this upgrade that are down or on their way, whatever becomes of those in the queue.
-    fn down(&self, at: usize, queue: &[Staged<'_>]) -> Vec<String> {
+    fn down(&self, at: usize, queue: &[&Staged<'_>]) -> Vec<String> {
         let queued = |name: &str| queue.iter().any(|s| s.node.name == name);
         let team = self.teams.get(at).into_iter().flatten().filter(|n| {
             let goes = match n.place {
-                Place::Active(progress) => goes_down(progress),
-                _ => n.occupant.is_some_and(goes_down),
+                Place::Active(progress) => progress.goes_down(),
+                _ => n.occupant.is_some_and(Progress::goes_down),
             };
             !n.node.ready || (!queued(&n.node.name) && goes)
         });
         let strays = self.strays.get(at).into_iter().flatten();
-        let strays = strays.filter(|p| goes_down(p) && !queued(p.node_name()));
+        let strays = strays.filter(|p| p.goes_down() && !queued(p.node_name()));
         team.map(|n| n.node.name.clone())
             .chain(strays.map(|p| p.node_name().to_owned()))
             .collect()
@@ -228,7 +277,7 @@ impl<'a> Drains<'a, '_> {
     /// that have begun beside each other would wait for each other, though.
     fn is_cut_short(&self, staged: &Staged<'_>) -> bool {
         let mut others = self.index.nodes().filter(|n| n.name != staged.node.name);
-        staged.has_begun() && !others.any(|n| n.ready && n.cordoned_for.is_some())
+        !others.any(|n| n.ready && n.cordoned_for.is_some())
     }
 
     /// Another node that takes no pods now and will again without anybody's doing.
@@ -243,7 +292,10 @@ impl<'a> Drains<'a, '_> {
     /// Whether another node goes down, or is emptied, before this one is. Of two that are emptied
     /// already the first by name goes on, or each would wait for the other.
     fn goes_before(&self, other: &Node, staged: &Staged<'_>, work: &DrainWork) -> bool {
-        if self.index.progresses_of(&other.name).any(goes_down)
+        if self
+            .index
+            .progresses_of(&other.name)
+            .any(Progress::goes_down)
             || work.reboots.iter().any(|r| r.node == other.name)
         {
             return true;
@@ -277,7 +329,8 @@ impl<'a> Drains<'a, '_> {
                 .index
                 .progresses_of(&node.name)
                 .find(|p| p.object.metadata.uid.as_deref() == Some(uid));
-            let over = progress.is_none_or(|p| self.is_let_go(p));
+            let held = |p: &Progress| work.held.iter().any(|name| name == p.name());
+            let over = progress.is_none_or(|p| self.is_let_go(p) || held(p));
             if over {
                 work.uncordons.push(Uncordon {
                     node: NodeSeen::of(node),
@@ -288,133 +341,7 @@ impl<'a> Drains<'a, '_> {
     }
 }
 
-fn held_words(held: &Held) -> String {
-    match held {
-        Held::NotReady => "until it is Ready".to_owned(),
-        Held::Others { down, max } => format!(
-            "for others that are down ({}; rollout.maxUnavailable is {max})",
-            if down.is_empty() {
-                "others are drained before it".to_owned()
-            } else {
-                listed(down)
-            }
-        ),
-        Held::ControlPlane(other) => format!(
-            "for {other}: nodes of the control plane go one at a time, and only while the others \
-             are Ready"
-        ),
-        Held::NowhereElse(other) => {
-            format!("for {other} to come back: until then there is no other node for its pods")
-        }
-        Held::NoneLeft => {
-            "until another node is Ready and schedulable: the last one went away in the middle"
-                .to_owned()
-        }
-        Held::Selector => "because rollout.drain.podSelector cannot be read: correct it".to_owned(),
-    }
-}
-
-fn until_words(on_deadline: OnDeadline, until: Option<jiff::Timestamp>) -> String {
-    let what = match on_deadline {
-        OnDeadline::Wait => return String::new(),
-        OnDeadline::Abort => "given up",
-        OnDeadline::Force => "forced",
-    };
-    until.map_or_else(String::new, |until| format!(", {what} at {until:.0}"))
-}
-
-fn named(blockers: &[Blocker]) -> String {
-    let first: Vec<String> = blockers
-        .iter()
-        .take(NAMED)
-        .map(ToString::to_string)
-        .collect();
-    let mut text = first.join(", ");
-    if blockers.len() > NAMED {
-        write!(text, " and {} more", blockers.len() - NAMED).ok();
-    }
-    text
-}
-
-/// What a drain waited for when its time was up.
-fn waited_for(blockers: &[Blocker]) -> String {
-    if blockers.is_empty() {
-        "its pods to end".to_owned()
-    } else {
-        cut(&named(blockers))
-    }
-}
-
-/// What is said of a node in the upgrade's message.
-fn words(case: &Case<'_>, staged: &Staged<'_>, decision: &Decision, held: Option<&Held>) -> String {
-    let name = &staged.node.name;
-    let drain = &case.upgrade.object.spec.rollout.drain;
-    let mut text = match staged.memory {
-        _ if decision.alone => {
-            return format!(
-                "{name} is staged, and no other node is Ready and schedulable: nothing is \
-                 evicted, its pods go down with it"
-            );
-        }
-        Some(memory) => format!("{name} is drained since {:.0}", memory.began_wall),
-        None if decision.begun => format!("{name} is drained"),
-        None => format!("{name} is staged"),
-    };
-    if let Some(held) = held {
-        text.push_str(", and waits ");
-        text.push_str(&held_words(held));
-    }
-    let blockers = &decision.blockers;
-    if !blockers.is_empty() {
-        text.push_str(", waiting for ");
-        text.push_str(&named(blockers));
-        if let Some(memory) = staged.memory {
-            let until = memory.began_wall.checked_add(drain.deadline.0);
-            text.push_str(&until_words(drain.on_deadline, until.ok()));
-        }
-    }
-    text
-}
-
-fn tell(case: &Case<'_>, staged: &Staged<'_>, decision: &Decision, notices: &mut Vec<Notice>) {
-    let attempt = staged.progress.status().map_or(0, |s| s.attempt);
-    let about = |warning: bool, reason: EventReason, detail: &str, message: String| {
-        let key = format!("{}/{attempt}/{reason}/{detail}", staged.uid);
-        notice::about(&case.upgrade.object, warning, reason.as_str(), message, key)
-    };
-    let name = &staged.node.name;
-    if decision.alone {
-        notices.push(about(
-            false,
-            EventReason::PodsGoDown,
-            "",
-            format!(
-                "node {name} reboots with its pods on it: no other node is Ready and schedulable"
-            ),
-        ));
-    } else if decision.next == Move::Cordon && staged.memory.is_none() {
-        let message = format!("node {name} is cordoned and drained before its reboot");
-        notices.push(about(false, EventReason::Draining, "", message));
-    }
-    for blocker in &decision.blockers {
-        let message = format!("the drain of node {name} waits for {blocker}");
-        notices.push(about(
-            true,
-            EventReason::DrainBlocked,
-            &blocker.uid,
-            message,
-        ));
-    }
-    if decision.next == Move::Abort {
-        let message = format!(
-            "node {name} was not empty in time and is not rebooted: it waited for {}",
-            waited_for(&decision.blockers)
-        );
-        notices.push(about(true, EventReason::DrainTimedOut, "", message));
-    }
-}
-
-fn carry(staged: &Staged<'_>, decision: Decision, rules: Option<&Rules>, plan: &mut Plan) {
+fn carry(round: &Round<'_, '_>, staged: &Staged<'_>, decision: Decision, plan: &mut Plan) {
     let work = &mut plan.drain;
     let name = &staged.node.name;
     if decision.begun {
@@ -439,10 +366,11 @@ fn carry(staged: &Staged<'_>, decision: Decision, rules: Option<&Rules>, plan: &
         Move::Reboot { checked } => work.reboots.push(Reboot {
             amendment: amend(Release::Reboot),
             node: name.clone(),
-            empty_by: rules.filter(|_| checked).cloned(),
+            empty_by: round.rules.clone().filter(|_| checked),
+            alone: decision.alone.then(|| told::goes_down(round.case, staged)),
         }),
         Move::Abort => plan.amendments.push(Amendment {
-            drain_note: Some(waited_for(&decision.blockers)),
+            drain_note: Some(told::waited_for(&decision.blockers)),
             ..amend(Release::Hold)
         }),
     }
