@@ -149,12 +149,14 @@ proptest! {
             Promise::Neither => Digest([3; 32]),
         };
         match damage {
+            // An uncompressed image may have no byte to be damaged.
+            Damage::Cut(_) | Damage::Flip(..) if file.is_empty() => {}
             Damage::Cut(at) => file.truncate(at.index(file.len())),
             Damage::Flip(at, bit) => { let at = at.index(file.len()); file[at] ^= 1 << bit }
             Damage::None | Damage::SourceFails(_) => {}
         }
         let mut source = Portions::new(&file, portions);
-        if let Damage::SourceFails(at) = damage { source.fails_at = Some(at.index(whole_file.len())); }
+        if let Damage::SourceFails(at) = damage { source.fails_at = Some(at.index(whole_file.len().max(1))); }
         let capacity = usize::try_from(content.len() as i64 + slack).unwrap_or(0);
         let mut device = Memory::with(capacity, &faults);
         if held {
