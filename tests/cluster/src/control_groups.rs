@@ -1,4 +1,7 @@
 //! A node's control groups. Its namespace shows them as the root of all groups.
+//!
+//! Both versions are served. Of version 2 the groups themselves are tested wherever root can mount it;
+//! nodes as a whole ran on machines of version 1 so far.
 
 use std::{
     fs,
@@ -23,22 +26,36 @@ pub const CONTROLLERS: [&str; 8] = [
 /// A node's group in each hierarchy. Dropping it removes what is empty.
 #[derive(Debug)]
 pub struct ControlGroups {
+    mount: PathBuf,
     folders: Vec<PathBuf>,
 }
 
 /// Whether this machine has the one hierarchy of version 2.
 pub fn unified() -> bool {
-    Path::new(MOUNT).join("cgroup.controllers").exists()
+    is_unified(Path::new(MOUNT))
+}
+
+fn is_unified(mount: &Path) -> bool {
+    mount.join("cgroup.controllers").exists()
+}
+
+/// The folders of groups called `name`, in every hierarchy.
+fn folders(mount: &Path, name: &str) -> Result<Vec<PathBuf>> {
+    if is_unified(mount) {
+        Ok(vec![mount.join(name)])
+    } else {
+        version_1(mount, name)
+    }
 }
 
 impl ControlGroups {
     /// Removes the groups whose names begin with `prefix`: those of a process that was killed.
     pub fn remove_stale(prefix: &str) -> Result<()> {
-        let folders = if unified() {
-            vec![Path::new(MOUNT).join(prefix)]
-        } else {
-            version_1(prefix)?
-        };
+        Self::remove_stale_in(Path::new(MOUNT), prefix)
+    }
+
+    fn remove_stale_in(mount: &Path, prefix: &str) -> Result<()> {
+        let folders = folders(mount, prefix)?;
         for parent in folders.iter().filter_map(|folder| folder.parent()) {
             let entries = fs::read_dir(parent)
                 .with_context(|| format!("cannot read {}", parent.display()))?;
@@ -56,23 +73,25 @@ impl ControlGroups {
 
     /// Makes the groups called `name`.
     pub fn make(name: &str) -> Result<Self> {
+        Self::make_in(Path::new(MOUNT), name)
+    }
+
+    fn make_in(mount: &Path, name: &str) -> Result<Self> {
         let groups = Self {
-            folders: if unified() {
-                vec![Path::new(MOUNT).join(name)]
-            } else {
-                version_1(name)?
-            },
+            mount: mount.to_path_buf(),
+            folders: folders(mount, name)?,
         };
+        let unified = is_unified(mount);
         for folder in &groups.folders {
             fs::create_dir_all(folder)
                 .with_context(|| format!("cannot make {}", folder.display()))?;
-            if unified() {
-                delegate(Path::new(MOUNT))?;
+            if unified {
+                delegate(mount)?;
             }
             // A new cpuset is empty, and nothing can run in it.
             for file in ["cpuset.cpus", "cpuset.mems"] {
                 let parent = folder.parent().unwrap_or(folder).join(file);
-                if !unified() && parent.exists() {
+                if !unified && parent.exists() {
                     fs::copy(&parent, folder.join(file))
                         .with_context(|| format!("cannot fill {file} of {}", folder.display()))?;
                 }
@@ -95,7 +114,8 @@ impl ControlGroups {
         })
         .await?;
         // In version 2 no process may join a group that has lent its controllers to others.
-        for folder in self.folders.iter().filter(|_| unified()) {
+        let unified = is_unified(&self.mount);
+        for folder in self.folders.iter().filter(|_| unified) {
             fs::remove_dir(folder)
                 .and_then(|()| fs::create_dir(folder))
                 .with_context(|| format!("cannot make {} anew", folder.display()))?;
@@ -136,7 +156,7 @@ pub fn delegate(folder: &Path) -> Result<()> {
 }
 
 /// Below this process's own group, which another process may have been limited to.
-fn version_1(name: &str) -> Result<Vec<PathBuf>> {
+fn version_1(mount: &Path, name: &str) -> Result<Vec<PathBuf>> {
     let own = fs::read_to_string("/proc/self/cgroup").context("cannot read /proc/self/cgroup")?;
     CONTROLLERS
         .into_iter()
@@ -150,7 +170,7 @@ fn version_1(name: &str) -> Result<Vec<PathBuf>> {
                     .then_some(path)
             });
             let path = path.with_context(|| format!("this machine has no {controller} groups"))?;
-            let hierarchy = Path::new(MOUNT).join(controller.trim_start_matches("name="));
+            let hierarchy = mount.join(controller.trim_start_matches("name="));
             Ok(hierarchy.join(path.trim_start_matches('/')).join(name))
         })
         .collect()
@@ -170,4 +190,100 @@ fn remove_below(folder: &Path) -> bool {
         emptied &= remove_below(&entry.path()) && fs::remove_dir(entry.path()).is_ok();
     }
     emptied
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use monok8s_sandbox::scratch;
+    use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+    use super::*;
+
+    /// Version 2's hierarchy, which can be mounted on a machine of version 1 too, with the controllers
+    /// that nobody else has.
+    struct Unified(tempfile::TempDir);
+
+    impl Unified {
+        fn mount() -> Option<Self> {
+            if !rustix::process::geteuid().is_root() {
+                eprintln!("skipped: mounting control groups needs root");
+                return None;
+            }
+            let folder = scratch::folder("groups").unwrap();
+            mount("none", folder.path(), "cgroup2", MountFlags::empty(), None).unwrap();
+            Some(Self(folder))
+        }
+
+        fn path(&self) -> &Path {
+            self.0.path()
+        }
+    }
+
+    impl Drop for Unified {
+        fn drop(&mut self) {
+            let _ = unmount(self.path(), UnmountFlags::DETACH);
+        }
+    }
+
+    /// A process in a group; killed when dropped.
+    struct Member(Child);
+
+    impl Member {
+        fn of(group: &Path) -> Self {
+            let child = Command::new("sleep").arg("1000").spawn().unwrap();
+            fs::write(group.join("cgroup.procs"), child.id().to_string()).unwrap();
+            Self(child)
+        }
+    }
+
+    impl Drop for Member {
+        fn drop(&mut self) {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+
+    /// What a node needs of version 2 is tried as far as this machine has it: a kubelet wants
+    /// controllers that may be in use by version 1.
+    #[tokio::test]
+    async fn a_nodes_group_of_version_2_is_made_emptied_and_removed() {
+        let Some(unified) = Unified::mount() else {
+            return;
+        };
+        assert!(is_unified(unified.path()));
+        let name = format!("monok8s-test-{}-node", std::process::id());
+        let groups = ControlGroups::make_in(unified.path(), &name).unwrap();
+        let [node] = groups.folders() else {
+            panic!("{groups:?}")
+        };
+        let read = |path: &Path| fs::read_to_string(path).unwrap();
+        let controllers = read(&unified.path().join("cgroup.controllers"));
+        assert_eq!(read(&node.join("cgroup.controllers")), controllers);
+
+        // As the node's first process does: it leaves the node's root before that lends its controllers.
+        let first = node.join("first-process");
+        fs::create_dir(&first).unwrap();
+        let process = Member::of(&first);
+        delegate(node).unwrap();
+        let pod = node.join("kubepods/pod-1");
+        fs::create_dir_all(&pod).unwrap();
+        assert_eq!(read(&node.join("kubepods/cgroup.controllers")), controllers);
+        assert!(!remove_below(node), "a process is there");
+        drop(process);
+        groups.clear().await.unwrap();
+        assert!(node.exists() && !first.exists() && !pod.exists());
+        // It can be joined again, by the next boot.
+        drop(Member::of(node));
+        fs::create_dir(node.join("left")).unwrap();
+        let node = node.clone();
+        drop(groups);
+        assert!(!node.exists());
+
+        fs::create_dir_all(node.join("left")).unwrap();
+        let prefix = format!("monok8s-test-{}-", std::process::id());
+        ControlGroups::remove_stale_in(unified.path(), &prefix).unwrap();
+        assert!(!node.exists());
+    }
 }
