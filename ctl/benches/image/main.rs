@@ -1,5 +1,5 @@
 //! `cargo bench -p monok8s-ctl --bench image`: `ctl image write` beside the shell pipelines that do the same, and beside
-//! RAUC and SWUpdate where they are installed.
+//! RAUC and `SWUpdate` where they are installed.
 //!
 //! Five rounds, one of each kind in turn, over http from this machine to a loop device with direct I/O on (on a buffered
 //! one what is read back comes from memory). Medians, and their ratios. Needs root and 6 GB; what is missing is named.

@@ -1,4 +1,4 @@
-//! RAUC and SWUpdate, where they are installed: the same image, each in a format of its own, from a file of this machine.
+//! RAUC and `SWUpdate`, where they are installed: the same image, each in a format of its own, from a file of this machine.
 
 use std::{
     fs,
@@ -180,9 +180,12 @@ impl Peer {
         let installed = run.time(|| self::run(&self.script));
         // What was written is on the device, and what is left in memory is not what is measured next.
         shell(&format!("sync {device}; blockdev --flushbufs {device}"));
-        let judged = installed.and_then(|()| match holds(device) == image_digest {
-            true => Ok(()),
-            false => Err("the device does not hold the image".to_owned()),
+        let judged = installed.and_then(|()| {
+            if holds(device) == image_digest {
+                Ok(())
+            } else {
+                Err("the device does not hold the image".to_owned())
+            }
         });
         if let Err(why) = &judged {
             eprintln!("left out: {}: {why}", self.what);
