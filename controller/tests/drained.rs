@@ -17,7 +17,10 @@ use monok8s_api::{
     osupgradeprogress::Release,
     reason::{ProgressPhase, UpgradePhase},
 };
-use monok8s_controller::{decide::planner, index::Taint};
+use monok8s_controller::{
+    decide::{plan::Urgency, planner},
+    index::{Index, Taint},
+};
 use serde_json::{Value, json};
 
 const VERSIONS: [&str; 4] = ["v1.33.4", "v1.34.6", "v1.35.1", "v1.35.3"];
@@ -508,6 +511,27 @@ fn a_node_waits_a_minute_for_another_one_to_come_back() {
 }
 
 #[test]
+fn a_reboot_that_could_not_be_written_waits_no_second_minute() {
+    let mut fleet = Fleet::of(1, "v1.34.1");
+    fleet.add_node("z", "v1.35.1");
+    fleet.set_ready("z", false);
+    fleet.label("z", "monok8s.io/managed", "false");
+    let mut fleet = started(fleet);
+    let name = staged(&mut fleet, "n00000");
+    let mut index = Index::default();
+    for second in 0..120 {
+        fleet.clock += 1;
+        fleet.feed(&mut index);
+        let mut plan = planner::plan(&index, &fleet.settings, fleet.now());
+        let reboots = std::mem::take(&mut plan.drain.reboots);
+        assert_eq!(reboots.len(), usize::from(second >= 60), "{second}");
+        fleet.carry_out(plan);
+        fleet.remember(&mut index);
+    }
+    assert_eq!(release(&fleet, &name), Release::Stage);
+}
+
+#[test]
 fn a_node_takes_pods_that_tolerate_its_taints() {
     let taint = |key: &str, effect: &str| json!({"key": key, "value": "v", "effect": effect});
     let pool = || taint("pool", "NoSchedule");
@@ -640,6 +664,64 @@ fn a_halted_upgrade_holds_staged_nodes_until_the_cure() {
 }
 
 #[test]
+fn a_leader_that_knows_no_better_leaves_the_brake_on() {
+    for drained in [true, false] {
+        for unread in [true, false] {
+            let what = format!("drained {drained}, unread {unread}");
+            let mut fleet = two_released(true);
+            drain(&mut fleet, |drain| drain.enabled = drained);
+            let before = fleet.clock;
+            change_the_image(&mut fleet);
+            fleet.settle();
+            let held = fleet.progress_of("n00001").name_any();
+
+            fleet.served.insert("up".into(), Ok(catalog(&VERSIONS)));
+            fleet.clock += 600;
+            if unread {
+                fleet.served.clear();
+            } else {
+                // It led before, and has read nothing since.
+                fleet.read_at = Some(before);
+            }
+            fleet.new_leader();
+            let wanted = fleet.look().readings;
+            assert!(wanted.iter().any(|r| r.urgency == Urgency::Now), "{what}");
+            pass(&mut fleet, 100);
+            assert!(!fleet.is_cordoned("n00001"), "{what}");
+            assert_eq!(release(&fleet, &held), Release::Stage, "{what}");
+            let told = ("False".into(), "ImageChanged".into());
+            assert_eq!(fleet.condition("up", "Progressing"), told, "{what}");
+
+            fleet.read_at = None;
+            fleet.served.insert("up".into(), Ok(catalog(&VERSIONS)));
+            fleet.refused.clear();
+            fleet.run(|_| Fate::Well);
+            assert_eq!(fleet.version_of("n00001"), "v1.35.1", "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_held_node_that_is_taken_out_of_the_selection_stays_held() {
+    let mut fleet = two_released(true);
+    fail_the_first(&mut fleet);
+    fleet.settle();
+    let held = fleet.progress_of("n00001").name_any();
+    fleet.label("n00001", "monok8s.io/managed", "false");
+    pass(&mut fleet, 100);
+    assert!(!fleet.is_cordoned("n00001"));
+    assert_eq!(release(&fleet, &held), Release::Stage);
+    let words = "n00001 is staged, and held";
+    assert!(message(&fleet).contains(words), "{}", message(&fleet));
+    assert_eq!(fleet.status("up").phase, UpgradePhase::Failed);
+    fleet.refused.clear();
+    fleet.amend("up", |s| s.rollout.max_failures = 1);
+    fleet.settle();
+    pass(&mut fleet, 5);
+    assert_eq!(release(&fleet, &held), Release::Reboot);
+}
+
+#[test]
 fn what_is_halted_and_governed_by_another_upgrade_finishes() {
     for guarded in [false, true] {
         let mut fleet = two_released(guarded);
@@ -652,6 +734,25 @@ fn what_is_halted_and_governed_by_another_upgrade_finishes() {
         fleet.run(|_| Fate::Well);
         assert_eq!(fleet.status("newer").phase, UpgradePhase::Completed);
     }
+}
+
+#[test]
+fn a_held_node_of_the_control_plane_keeps_no_other_upgrade_waiting() {
+    let mut fleet = two_released(false);
+    for node in ["n00001", "n00003"] {
+        fleet.label(node, CONTROL_PLANE, "");
+    }
+    fail_the_first(&mut fleet);
+    fleet.settle();
+    let held = fleet.progress_of("n00001").name_any();
+    fleet.clock += 1;
+    fleet.label("n00003", "pool", "new");
+    let mut newer = spec("v1.35.3", &VERSIONS);
+    newer["nodeSelector"] = json!({"matchLabels": {"pool": "new"}});
+    fleet.apply("newer", newer);
+    fleet.run(|_| Fate::Well);
+    assert_eq!(fleet.status("newer").phase, UpgradePhase::Completed);
+    assert_eq!(release(&fleet, &held), Release::Stage);
 }
 
 #[test]

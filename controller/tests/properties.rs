@@ -345,8 +345,8 @@ fn check_halts(fleet: &Fleet, plan: &Plan) -> Result<(), TestCaseError> {
             continue;
         };
         let revision = status.revision.unwrap_or(0).to_string();
-        let governs = upgrade.name_any() == newest(fleet)
-            && fleet.nodes[node].labels()["monok8s.io/managed"] == "true"
+        let managed = fleet.nodes[node].labels()["monok8s.io/managed"] == "true";
+        let governs = (upgrade.name_any() == newest(fleet) || !managed)
             && progress.labels()["monok8s.io/revision"] == revision;
         let failed = status
             .nodes

@@ -92,13 +92,10 @@ async fn a_leader_hands_over_before_its_own_node_reboots() {
     second.until_ready().await;
     cluster.begin_upgrade().await;
     arrived(&cluster).await;
-    for replica in [&first, &second] {
-        let log = replica.log();
-        let times = log.matches("gave the Lease back").count();
-        assert_eq!(times, 1, "{log}");
-    }
-    // n0 first, then n1; whoever runs on another node by then leads.
-    cluster.until_leads("first").await;
+    // n0 goes first, and n1 next: whether `second` leads by then depends on how soon n0 is up again.
+    let given = |replica: &Replica| replica.log().matches("gave the Lease back").count();
+    assert_eq!(given(&first), 1, "{}", first.log());
+    assert!(given(&second) <= 1, "{}", second.log());
     cluster.end().await;
 }
 

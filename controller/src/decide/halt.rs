@@ -5,7 +5,8 @@
 //! and not rebooted. One that was being emptied takes pods again; it is emptied anew, with its whole
 //! time, once the upgrade goes on. Held are the nodes that the upgrade governs. What it began on
 //! nodes that are another upgrade's by now goes on to its end, or that one would wait for somebody to
-//! cure this one.
+//! cure this one; on a node that nobody governs any more, because it was taken out of the selection,
+//! it is held too.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -25,9 +26,14 @@ pub struct Halt {
     pub failures: Option<Failures>,
     /// Versions whose checksum in the catalog is another than was handed out.
     pub image_changed: Option<String>,
+    /// That is known from the status alone: the catalog is still to be read.
+    pub(super) unread: bool,
     /// Names of the progresses that are held: their image is staged.
     held: HashSet<String>,
 }
+
+/// What has changed as long as that is known from the status alone.
+const UNREAD: &str = "an image";
 
 /// How many nodes failed, and how many may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,19 +45,37 @@ pub struct Failures {
 }
 
 impl Halt {
-    /// Of an upgrade with these nodes.
-    pub(super) fn of(case: &Case<'_>, team: &[NodeCase<'_>], tally: &Tally) -> Self {
+    /// Of an upgrade with these nodes, and with these of its progresses on nodes that nobody governs.
+    /// `fresh` is whether its catalog was found to be current.
+    ///
+    /// Once told, a changed image is taken back by a catalog that was found to be current, and by
+    /// nothing else: a leader that has not read it yet, or long ago, knows no better than the one
+    /// before it.
+    pub(super) fn of<'a>(
+        case: &Case<'_>,
+        team: &[NodeCase<'a>],
+        nobodys: impl Iterator<Item = &'a Progress>,
+        tally: &Tally,
+        fresh: bool,
+    ) -> Self {
         let (failed, max) = (
             tally.failed(),
             case.upgrade.object.spec.rollout.max_failures,
         );
+        let seen = changed_images(case, team);
+        let unread = seen.is_none() && !fresh && case.is_image_told_changed();
         let mut halt = Self {
             failures: (failed > max).then_some(Failures { failed, max }),
-            image_changed: changed_images(case, team),
+            image_changed: seen.or_else(|| unread.then(|| UNREAD.to_owned())),
+            unread,
             held: HashSet::new(),
         };
         if halt.is_on() {
-            let held = team.iter().filter_map(holdable);
+            let governed = team.iter().filter_map(|node| match node.place {
+                Place::Active(progress) => Some(progress),
+                _ => None,
+            });
+            let held = governed.chain(nobodys).filter(|p| is_holdable(p));
             halt.held = held.map(|p| p.name().to_owned()).collect();
         }
         halt
@@ -73,13 +97,10 @@ impl Halt {
     }
 }
 
-/// The progress of a node whose image is staged, if the controller still decides about it.
-fn holdable<'a>(node: &NodeCase<'a>) -> Option<&'a Progress> {
-    let Place::Active(progress) = node.place else {
-        return None;
-    };
+/// Whether the image is staged, and the controller still decides about it.
+fn is_holdable(progress: &Progress) -> bool {
     let stopped = progress.object.spec.cancel || progress.is_being_deleted();
-    (progress.awaits_drain() && !stopped).then_some(progress)
+    progress.awaits_drain() && !stopped
 }
 
 /// What the catalog now says otherwise about images that were handed out. Compared is what a node

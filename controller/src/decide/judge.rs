@@ -144,8 +144,8 @@ impl<'a> Judge<'a, '_> {
             .iter()
             .any(|n| matches!(n.place, Place::Make { .. }));
         let blind = self.team.iter().any(|n| matches!(n.place, Place::Unjudged));
-        let fresh = self.has_fresh_catalog();
-        if !fresh && (makes || blind || !releases.is_empty()) {
+        let fresh = (self.case).has_fresh_catalog(self.now.clock, self.settings.catalog_age);
+        if !fresh && (makes || blind || !releases.is_empty() || self.halt.unread) {
             self.want_reading(Urgency::Now, plan);
         } else if image_changed {
             self.want_reading(Urgency::Eventually, plan);
@@ -203,16 +203,6 @@ impl<'a> Judge<'a, '_> {
                 urgency,
             });
         }
-    }
-
-    fn has_fresh_catalog(&self) -> bool {
-        self.case.upgrade.object.spec.catalog.is_none()
-            || self
-                .case
-                .upgrade
-                .catalog
-                .fresh(self.now.clock, self.settings.catalog_age)
-                .is_some()
     }
 
     /// Whether the status already fixes what is handed out: whoever takes over, even with another

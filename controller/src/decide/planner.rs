@@ -76,7 +76,10 @@ pub fn plan(index: &Index, settings: &Settings, now: Moment) -> Plan {
         .iter()
         .zip(&teams)
         .zip(&strays)
-        .map(|((case, team), strays)| count(case, team, strays))
+        .map(|((case, team), strays)| {
+            let fresh = case.has_fresh_catalog(now.clock, settings.catalog_age);
+            count(case, team, strays, &stands, fresh)
+        })
         .collect();
     let drains = Drains {
         index,
@@ -88,7 +91,8 @@ pub fn plan(index: &Index, settings: &Settings, now: Moment) -> Plan {
         counted: &counted,
     };
     let drained = drains.plan(&mut plan);
-    let control_plane = ControlPlane::of(index, &teams);
+    let held = |p: &Progress| counted.iter().any(|(_, halt)| halt.holds(p));
+    let control_plane = ControlPlane::of(index, &teams, held);
     for ((at, case), (tally, halt)) in cases.iter().enumerate().zip(&counted) {
         let team = teams.get(at).map_or(&[][..], Vec::as_slice);
         let reached = matched.get(at).map_or(&[][..], Vec::as_slice);
@@ -114,9 +118,18 @@ pub fn plan(index: &Index, settings: &Settings, now: Moment) -> Plan {
 }
 
 /// How many nodes of an upgrade stand where, and whether that stops it.
-fn count(case: &Case<'_>, team: &[NodeCase<'_>], strays: &[&Progress]) -> (Tally, Halt) {
+fn count(
+    case: &Case<'_>,
+    team: &[NodeCase<'_>],
+    strays: &[&Progress],
+    stands: &HashMap<&str, usize>,
+    fresh: bool,
+) -> (Tally, Halt) {
     let mut tally = Tally::of(case, team, strays);
-    let halt = Halt::of(case, team, &tally);
+    let current = |p: &Progress| p.belongs_to(case.upgrade.uid(), case.revision);
+    let nobodys = strays.iter().copied();
+    let nobodys = nobodys.filter(|p| current(p) && !stands.contains_key(p.node_name()));
+    let halt = Halt::of(case, team, nobodys, &tally, fresh);
     tally.hold(halt.held());
     (tally, halt)
 }

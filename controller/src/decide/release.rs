@@ -35,17 +35,25 @@ enum Busy {
 }
 
 impl<'a> ControlPlane<'a> {
-    /// As the objects show it.
-    pub fn of(index: &'a Index, teams: &[Vec<NodeCase<'a>>]) -> Self {
+    /// As the objects show it. A node that a halted upgrade holds (`held`) is up and stays up: others
+    /// do not wait for somebody to look at that upgrade, and the one at a time is kept where nodes are
+    /// emptied.
+    pub(super) fn of(
+        index: &'a Index,
+        teams: &[Vec<NodeCase<'a>>],
+        held: impl Fn(&Progress) -> bool,
+    ) -> Self {
+        let is_held = |n: &NodeCase<'_>| matches!(n.place, Place::Active(p) if held(p));
         let placed = teams
             .iter()
             .flatten()
-            .filter(|n| n.node.control_plane && n.holds_place())
+            .filter(|n| n.node.control_plane && n.holds_place() && !is_held(n))
             .map(|n| (n.node.name.as_str(), Busy::Midway));
+        let goes = |p: &Progress| p.has_place() && !held(p);
         let down = index
             .nodes()
             .filter(|n| n.control_plane)
-            .filter(|n| !n.ready || index.progresses_of(&n.name).any(Progress::has_place))
+            .filter(|n| !n.ready || index.progresses_of(&n.name).any(goes))
             .map(|n| (n.name.as_str(), Busy::Down));
         Self {
             busy: RefCell::new(placed.chain(down).collect()),

@@ -1,7 +1,7 @@
 //! What can be said of an upgrade before governance: its revision, its target, and whether it is
 //! wrong on its own account.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 
 use monok8s_api::{
     Version,
@@ -10,7 +10,7 @@ use monok8s_api::{
     govern::NodeRefusal,
     osupgrade::{Operation, PREVIOUS, PinnedImage},
     osupgradeprogress::ImageRef,
-    reason::{AcceptedReason, UpgradePhase},
+    reason::{AcceptedReason, ProgressingReason, UpgradePhase},
     resolve::{self, NodeFacts},
 };
 
@@ -182,6 +182,20 @@ impl<'a> Case<'a> {
     /// The same, with when it was read.
     pub fn good_catalog(&self) -> Option<&'a GoodCatalog> {
         self.upgrade.catalog.good.as_ref()
+    }
+
+    /// Whether its catalog, if it has one, was found to be current within `age` before `clock`.
+    pub(super) fn has_fresh_catalog(&self, clock: Duration, age: Duration) -> bool {
+        self.upgrade.object.spec.catalog.is_none()
+            || self.upgrade.catalog.fresh(clock, age).is_some()
+    }
+
+    /// Whether the status tells of this revision that an image is another one than was handed out.
+    pub(super) fn is_image_told_changed(&self) -> bool {
+        let status = self.upgrade.status().filter(|_| self.recorded);
+        status
+            .and_then(|status| condition::find(&status.conditions, "Progressing"))
+            .is_some_and(|c| c.reason == ProgressingReason::ImageChanged.as_str())
     }
 
     /// Whether the status tells that this very spec was found wrong on its own account.

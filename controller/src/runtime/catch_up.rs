@@ -10,7 +10,7 @@ use super::watches::{self, Kept, Shared};
 use crate::index::NodeObject;
 
 /// Objects per page.
-const PAGE: u32 = 500;
+pub(super) const PAGE: u32 = 500;
 /// How long one page may take.
 const LIMIT: Duration = Duration::from_secs(30);
 

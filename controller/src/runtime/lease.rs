@@ -153,28 +153,33 @@ impl Campaign {
     pub(super) async fn give_back(&mut self) {
         self.leadership.set(None);
         match timeout(RELEASE_LIMIT, self.free()).await {
-            Ok(Ok(true)) => tracing::info!("gave the Lease back"),
-            Ok(Ok(false)) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "could not give the Lease back"),
+            Ok(true) => tracing::info!("gave the Lease back"),
+            Ok(false) => {}
             Err(_) => tracing::warn!("could not give the Lease back in time"),
         }
         self.elector.resign();
     }
 
-    /// Writes that nobody holds the Lease; false when it is not this process's any more.
-    async fn free(&mut self) -> Result<bool, LeaseError> {
+    /// Writes that nobody holds the Lease, again and again until that succeeds; false when it is not
+    /// this process's any more.
+    async fn free(&mut self) -> bool {
         loop {
             let decided = self.elector.decide(self.clock.now(), false);
             let Move::Renew { resource_version } = decided else {
-                return Ok(false);
+                return false;
             };
             let lease = self.lease(Some(resource_version), "", self.timing.duration);
             let params = PostParams::default();
-            match self.limit(self.api.replace(NAME, &params, &lease)).await {
-                Ok(_) => return Ok(true),
-                // A renewal was on its way and nobody waited for its answer any more.
-                Err(error) if error.is_conflict() => self.look().await?,
-                Err(error) => return Err(error),
+            let Err(error) = self.limit(self.api.replace(NAME, &params, &lease)).await else {
+                return true;
+            };
+            // A conflict: a renewal was on its way and nobody waited for its answer any more.
+            if !error.is_conflict() {
+                tracing::warn!(%error, "cannot give the Lease back; trying again");
+                sleep(self.timing.renew / 4).await;
+            }
+            if let Err(error) = self.look().await {
+                tracing::warn!(%error, "cannot look at the Lease {NAME}");
             }
         }
     }

@@ -154,9 +154,6 @@ impl<'a> Drains<'a, '_> {
             if held.is_none() {
                 round.free -= 1;
             }
-            if matches!(held, Some(Held::NowhereYet { .. })) {
-                plan.drain.nowhere.push(staged.uid.to_owned());
-            }
             let decision = drain::decide(&Look {
                 rules: round.rules.as_ref(),
                 node: staged.node,
@@ -169,6 +166,11 @@ impl<'a> Drains<'a, '_> {
             });
             if matches!(decision.next, Move::Cordon | Move::Reboot { .. }) {
                 open.close(staged.node);
+            }
+            // Remembered until it has gone: a reboot that could not be written waits no second time.
+            let waited = decision.alone && self.index.nowhere_since(staged.uid).is_some();
+            if waited || matches!(held, Some(Held::NowhereYet { .. })) {
+                plan.drain.nowhere.push(staged.uid.to_owned());
             }
             let held = held.or(round.rules.is_none().then_some(Held::Selector));
             told.push(Told::of(round.case, staged, &decision, held.as_ref()));
