@@ -228,11 +228,19 @@ impl<'a> Case<'a> {
         let fill = "rm -f /var/lib/fill-*; ip route flush type blackhole";
         self.node.run(["sh", "-c", fill]).await?;
         let label = format!("case={}", self.progress_name());
-        let kinds = "poddisruptionbudgets,deployments,pods,priorityclasses";
-        self.bench
-            .kubectl
-            .ok(["delete", kinds, "-l", &label, "--wait=false"])
-            .await?;
+        let kinds = "poddisruptionbudgets,deployments,replicasets,priorityclasses";
+        let objects = ["delete", kinds, "-l", &label, "--timeout=60s"];
+        self.bench.kubectl.ok(objects).await?;
+        // Those that take their time, too: the next drain of this node would wait for them.
+        let pods = [
+            "delete",
+            "pods",
+            "-l",
+            &label,
+            "--force",
+            "--grace-period=0",
+        ];
+        self.bench.kubectl.ok(pods).await?;
         self.bench
             .kubectl
             .ok(["uncordon", self.node.name()])
