@@ -115,13 +115,15 @@ fn what_the_device_holds_costs_no_writes_when_asked() {
 /// A sector that cannot be read may still be written.
 #[test]
 fn what_cannot_be_compared_is_written() {
-    let image = image(2 * MIB);
+    let image = image(24 * MIB);
     let file = compress(&image);
-    let device = Memory::with(2 * MIB, &[Fault::ReadFails(MIB as u64)]).holding(&image);
+    let device = Memory::with(24 * MIB, &[Fault::ReadFails(12 * MIB as u64)]).holding(&image);
     let error = install_comparing(&file, &device).unwrap_err();
     assert!(
         matches!(error, InstallError::ReadBackFailed { .. }),
         "{error}"
     );
-    assert_eq!(device.written() + device.cleared(), MIB as u64);
+    // What is written at once, of what comes before the byte and with it: 4 MiB at the most.
+    let written = device.written() + device.cleared();
+    assert!((1..=4 * MIB as u64).contains(&written), "{written}");
 }
