@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use kube::{Api, Client, ResourceExt, api::ListParams, core::DeserializeGuard};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ListParams, ObjectList},
+    core::DeserializeGuard,
+};
 use monok8s_api::{OSNode, OSUpgrade, OSUpgradeProgress};
 use tokio::time::timeout;
 
@@ -10,7 +14,7 @@ use super::watches::{self, Kept, Shared};
 use crate::index::NodeObject;
 
 /// Objects per page.
-pub(super) const PAGE: u32 = 500;
+const PAGE: u32 = 500;
 /// How long one page may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -37,17 +41,27 @@ pub(super) async fn catch_up(client: &Client, shared: &Shared) -> Result<(), Cat
     list::<OSUpgradeProgress>(client, shared).await
 }
 
-/// Reads a whole kind, page by page, all of them of one moment.
 async fn list<K: Kept>(client: &Client, shared: &Shared) -> Result<(), CatchUpError> {
     let resource = K::RESOURCE;
     let api: Api<DeserializeGuard<K>> = Api::all(client.clone());
+    read(shared, async |params| {
+        timeout(LIMIT, api.list(params))
+            .await
+            .map_err(|_| CatchUpError::Slow { resource })?
+            .map_err(|error| CatchUpError::Api { resource, error })
+    })
+    .await
+}
+
+/// Reads a whole kind into the index, page by page, all of them of one moment. `page` asks for one.
+pub(super) async fn read<K: Kept, E>(
+    shared: &Shared,
+    page: impl AsyncFn(&ListParams) -> Result<ObjectList<DeserializeGuard<K>>, E>,
+) -> Result<(), E> {
     let mut params = ListParams::default().limit(PAGE);
     let mut uids = BTreeSet::new();
     loop {
-        let page = timeout(LIMIT, api.list(&params))
-            .await
-            .map_err(|_| CatchUpError::Slow { resource })?
-            .map_err(|error| CatchUpError::Api { resource, error })?;
+        let page = page(&params).await?;
         uids.extend(page.items.iter().filter_map(ResourceExt::uid));
         for object in page.items {
             shared.amend(|index, clock| watches::apply(object, index, clock));

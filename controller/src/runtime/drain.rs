@@ -19,9 +19,9 @@ use monok8s_api::{CONTROLLER_MANAGER, CORDON_ANNOTATION};
 use serde_json::{Value, json};
 
 use super::{
-    catch_up::PAGE,
+    catch_up,
     request::{Outcome, Requests, WriteError},
-    watches::{self, Shared},
+    watches::Shared,
 };
 use crate::{
     decide::{
@@ -257,17 +257,7 @@ impl Drainer {
     /// told.
     async fn is_alone(&self, node: &str) -> kube::Result<bool> {
         let nodes: Api<DeserializeGuard<NodeObject>> = Api::all(self.client.clone());
-        let mut params = ListParams::default().limit(PAGE);
-        loop {
-            let page = nodes.list(&params).await?;
-            for node in page.items {
-                self.shared
-                    .amend(|index, clock| watches::apply(node, index, clock));
-            }
-            let more = page.metadata.continue_.filter(|token| !token.is_empty());
-            let Some(token) = more else { break };
-            params = params.continue_token(&token);
-        }
+        catch_up::read(&self.shared, async |params| nodes.list(params).await).await?;
         let elsewhere = self.shared.read(|index| elsewhere::is_there(index, node));
         Ok(!elsewhere)
     }
