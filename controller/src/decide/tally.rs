@@ -38,8 +38,6 @@ pub struct Tally {
     /// Of those under way, nodes that really move: neither held between two hops nor staged while the
     /// upgrade stands still.
     pub(super) moving: usize,
-    /// How many nodes are staged while the upgrade stands still.
-    pub(super) held: usize,
 }
 
 impl Tally {
@@ -70,7 +68,6 @@ impl Tally {
 
     /// So many of those under way are held where they are.
     pub(super) fn hold(&mut self, held: usize) {
-        self.held = held;
         self.moving = self.moving.saturating_sub(held);
     }
 
