@@ -78,6 +78,8 @@ pub struct Cluster {
 pub struct AgentsSwitch {
     /// While false they do nothing.
     pub running: AtomicBool,
+    /// This node does not come up again from its reboot.
+    pub down: Mutex<Option<&'static str>>,
 }
 
 /// Everything that was ever seen of progresses and upgrades, and every rule that was broken.
@@ -495,9 +497,18 @@ async fn run_agents(client: Client, switch: Arc<AgentsSwitch>) {
             continue;
         };
         for progress in all {
+            let down = *switch.down.lock().unwrap();
+            if down == Some(&progress.spec.node_name) && is_rebooting(&progress) {
+                continue;
+            }
             step(&progresses, &reports, &progress).await;
         }
     }
+}
+
+fn is_rebooting(progress: &OSUpgradeProgress) -> bool {
+    let status = progress.status.as_ref();
+    status.is_some_and(|status| status.phase == ProgressPhase::Rebooting)
 }
 
 async fn step(
