@@ -13,8 +13,8 @@ pub struct CommandLine {
     pub root: Option<RootArgument>,
     /// Every `monok8s.slot=`, as written.
     pub slots: Vec<String>,
-    /// `monok8s.trial=1`.
-    pub trial: bool,
+    /// `monok8s.trial=1` or `monok8s.trial=0`; `None` when it says neither.
+    pub trial: Option<bool>,
 }
 
 /// The value of `root=` (`Documentation/admin-guide/kernel-parameters` and `init/do_mounts.c` in the kernel's sources).
@@ -44,7 +44,13 @@ impl CommandLine {
             match key {
                 "root" => line.root = Some(RootArgument::parse(value)),
                 "monok8s.slot" => line.slots.push(value.to_owned()),
-                "monok8s.trial" => line.trial = value == "1",
+                "monok8s.trial" => {
+                    line.trial = match value {
+                        "1" => Some(true),
+                        "0" => Some(false),
+                        _ => None,
+                    }
+                }
                 _ => {}
             }
         }
@@ -135,7 +141,7 @@ mod tests {
             Some(RootArgument::PartUuid(uuid.parse().unwrap(), 0))
         );
         assert_eq!(line.slot(), Ok(Some(SlotName::B)));
-        assert!(line.trial);
+        assert_eq!(line.trial, Some(true));
     }
 
     #[test]
@@ -171,6 +177,14 @@ mod tests {
         assert!(slot("monok8s.slot=A monok8s.slot=B").is_err());
         assert!(slot("monok8s.slot=a").is_err());
         assert_eq!(slot("x -- monok8s.slot=A"), Ok(None));
-        assert!(!CommandLine::parse("monok8s.trial=0").trial);
+        for (text, trial) in [
+            ("monok8s.trial=0", Some(false)),
+            ("monok8s.trial=1", Some(true)),
+            ("monok8s.trial=", None),
+            ("quiet", None),
+            ("x -- monok8s.trial=0", None),
+        ] {
+            assert_eq!(CommandLine::parse(text).trial, trial, "{text}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use crate::device_number::DevNum;
 use crate::roots::Roots;
 use crate::running_root;
 use crate::slot::SlotName;
-use crate::target::devices_behind_folder;
+use crate::target::devices_behind;
 
 /// Why a folder cannot hold the agent's record.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +60,7 @@ pub(crate) fn check(
     if let Some(why) = kind {
         return Err(no(why.to_owned()));
     }
-    let devices = devices_behind_folder(roots, dir).map_err(|e| no(e.to_string()))?;
+    let devices = devices_behind(roots, dir).map_err(|e| no(e.to_string()))?;
     if devices.is_empty() {
         return Err(no("it is on no block device of this machine".to_owned()));
     }

@@ -187,8 +187,10 @@ pub struct Machine {
     pub b: Slot,
     /// The kernel's random identifier of this boot (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: String,
-    /// Whether the boot loader said that this boot is a trial (`monok8s.trial=1` on the kernel command line).
-    pub trial: bool,
+    /// Whether the boot loader said that this boot is a trial (`monok8s.trial=1` on the kernel command line) or that it is
+    /// none (`monok8s.trial=0`): then the running slot was started as the default, as the fallback for a default that
+    /// could not be started, or by a person. `None` when it said neither.
+    pub trial: Option<bool>,
 }
 
 impl Machine {

@@ -49,18 +49,15 @@ impl Protected {
     }
 }
 
-/// What the folder `dir` is on, down to partitions; empty when it is on no block device.
-pub(crate) fn devices_behind_folder(
-    roots: &Roots,
-    dir: &Path,
-) -> Result<BTreeSet<DevNum>, SlotError> {
+/// What a file or folder is on, down to partitions; empty when it is on no block device.
+pub(crate) fn devices_behind(roots: &Roots, stored: &Path) -> Result<BTreeSet<DevNum>, SlotError> {
     let unreadable = |source| SlotError::Unreadable {
-        what: "the device behind the state folder".to_owned(),
-        path: dir.to_path_buf(),
+        what: "what this is stored on".to_owned(),
+        path: stored.to_path_buf(),
         source,
     };
-    let dev = DevNum::from_raw(std::fs::metadata(dir).map_err(unreadable)?.dev());
-    // This process's own table: the folder's path is its own, whatever the machine calls the place.
+    let dev = DevNum::from_raw(std::fs::metadata(stored).map_err(unreadable)?.dev());
+    // This process's own table: the path is its own, whatever the machine calls the place.
     let table = mounts::parse(&std::fs::read("/proc/self/mountinfo").map_err(unreadable)?);
     let devices = BlockDevices::new(roots);
     if dev.major != 0 {
@@ -70,7 +67,7 @@ pub(crate) fn devices_behind_folder(
         return devices.leaves_of_mount(mount, &table).map_err(unreadable);
     }
     // btrfs gives its files another number than its mount.
-    let path = std::fs::canonicalize(dir).map_err(unreadable)?;
+    let path = std::fs::canonicalize(stored).map_err(unreadable)?;
     let mount = mounts::covering(&table, &path);
     mount
         .map_or(Ok(BTreeSet::new()), |m| devices.leaves_of_mount(m, &table))

@@ -214,7 +214,7 @@ fn finds_slots_by_every_kind_of_address_and_name() {
             assert_eq!(machine.inactive().part_uuid, Some(UUID_B.parse().unwrap()));
             assert_eq!(machine.inactive().size, 2 << 20);
             assert_eq!(machine.boot_id, "8f2b1d7c-0000-4000-8000-000000000001");
-            assert!(!machine.trial);
+            assert_eq!(machine.trial, None);
         }
     }
 }
@@ -269,7 +269,7 @@ fn follows_the_root_to_its_partition() {
         let machine = fake.by_label().unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(
             (machine.active, machine.trial),
-            (SlotName::B, true),
+            (SlotName::B, Some(true)),
             "{name}"
         );
         // The same root with the other slot on the command line is believed by nobody.

@@ -20,7 +20,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use monok8s_boot::host::{RealMachine, VirtualNode};
-use monok8s_boot::{Host, Reason, Roots, SlotAddress, SlotError, SlotName, Target};
+use monok8s_boot::loader::grub::{Grub, model};
+use monok8s_boot::{BootLoader, Host, Reason, Roots, SlotAddress, SlotError, SlotName, Target};
 use sha2::{Digest as _, Sha256};
 
 const MIB: u64 = 1 << 20;
@@ -635,6 +636,54 @@ fn a_record_in_a_slot_does_not_persist() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("running root"), "{error}");
+}
+
+/// Where the boot partition is not mounted, an image's own folder of the same name shows: GRUB reads nothing there.
+#[test]
+fn an_environment_block_that_an_image_brought_along_is_not_grubs() {
+    let Some(mut disk) = LoopDisk::make() else {
+        return;
+    };
+    let block_on = |disk: &mut LoopDisk, number: u32| {
+        let path = disk.mount(number, "rw").join("grubenv");
+        model::install(&path, SlotName::A, false).unwrap();
+        path
+    };
+    let refused = |disk: &LoopDisk, path: &Path, says: &str| {
+        let before = fs::read(path).unwrap();
+        let grub = Grub::of(&disk.default_machine(), path);
+        for error in [
+            grub.state().unwrap_err(),
+            grub.mark_unbootable(SlotName::B).unwrap_err(),
+            grub.try_once(SlotName::B).unwrap_err(),
+            grub.mark_good(SlotName::B).unwrap_err(),
+        ] {
+            assert_eq!(error.reason(), Reason::BootLoaderUnknown);
+            assert!(error.to_string().contains(says), "{error}");
+        }
+        assert_eq!(fs::read(path).unwrap(), before);
+    };
+    for (number, says) in [(2, "inside slot A"), (3, "inside slot B")] {
+        let inside = block_on(&mut disk, number);
+        refused(&disk, &inside, says);
+    }
+    let beside = block_on(&mut disk, 4);
+    let grub = Grub::of(&disk.default_machine(), &beside);
+    assert!(!grub.state().unwrap().b_ok);
+    grub.try_once(SlotName::B).unwrap();
+    assert_eq!(grub.state().unwrap().trial, Some(SlotName::B));
+    let absent = Grub::of(&disk.default_machine(), beside.with_file_name("absent"));
+    let error = absent.state().unwrap_err().to_string();
+    assert!(error.contains("there is no such file"), "{error}");
+    // A boot folder that is no mount point is on the running root, whatever that is.
+    disk.boots(4, "A");
+    refused(&disk, &beside, "on the running root");
+    let memory = disk.dir.path().join("memory");
+    fs::create_dir(&memory).unwrap();
+    must("mount", &["-t", "tmpfs", "tmpfs", memory.to_str().unwrap()]);
+    disk.mounted.push(memory.clone());
+    model::install(&memory.join("grubenv"), SlotName::A, false).unwrap();
+    refused(&disk, &memory.join("grubenv"), "on no block device");
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn boots(node: &VirtualNode, active: SlotName, told: SlotName, trial: bool) {
 fn runs_what_its_firmware_started() {
     let (_dir, node) = node();
     let machine = node.identify().unwrap();
-    assert_eq!((machine.active, machine.trial), (A, false));
+    assert_eq!((machine.active, machine.trial), (A, Some(false)));
     assert_eq!(machine.inactive().device, node.dir().join("slot-b.img"));
     assert_eq!(
         (machine.inactive().size, machine.inactive().part_uuid),
@@ -55,7 +55,7 @@ fn runs_what_its_firmware_started() {
     assert_eq!(machine.boot_id, "0b7d2c3e-0000-4000-8000-000000000001");
     boots(&node, B, B, true);
     let machine = node.identify().unwrap();
-    assert_eq!((machine.active, machine.trial), (B, true));
+    assert_eq!((machine.active, machine.trial), (B, Some(true)));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The real machine.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::Host;
@@ -59,6 +60,39 @@ impl RealMachine {
         })
     }
 
+    /// That `file` is on a file system that is there whichever slot runs: neither in one of them nor on the running
+    /// root. A file that is not there is in none. The error says what it is on instead, and what to do.
+    pub(crate) fn outside_slots(&self, file: &Path) -> Result<(), String> {
+        let mount_it = "mount the partition that the boot loader reads it from";
+        if std::fs::metadata(file).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+            return Ok(());
+        }
+        let behind = target::devices_behind(&self.roots, file).map_err(|e| e.to_string())?;
+        if behind.is_empty() {
+            return Err(format!(
+                "it is on no block device of this machine: {mount_it}"
+            ));
+        }
+        // Without slots it is still known not to be on the running root.
+        if let Ok((_, a, b)) = self.slots() {
+            for (slot, part) in [(SlotName::A, &a), (SlotName::B, &b)] {
+                if behind.contains(&part.device.dev) {
+                    return Err(format!(
+                        "it is inside slot {slot}, where the other slot does not see it and an upgrade overwrites it: \
+                         {mount_it}"
+                    ));
+                }
+            }
+        }
+        let root = running_root::leaves(&self.roots).map_err(|e| e.to_string())?;
+        if root.iter().any(|dev| behind.contains(dev)) {
+            return Err(format!(
+                "it is on the running root, which the other slot does not see: {mount_it}"
+            ));
+        }
+        Ok(())
+    }
+
     /// Both slots' partitions, which are different ones.
     fn slots(&self) -> Result<(Partitions, Partition, Partition), SlotError> {
         let partitions = Partitions::scan(&self.roots)?;
@@ -101,7 +135,7 @@ impl Host for RealMachine {
             BTreeSet::from([other.device.dev]),
             format!("slot {}", slot.other()),
         );
-        let behind_state = target::devices_behind_folder(&self.roots, state_dir)?;
+        let behind_state = target::devices_behind(&self.roots, state_dir)?;
         protected.add(
             behind_state,
             format!("the data partition, on which {} is", state_dir.display()),

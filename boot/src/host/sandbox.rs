@@ -304,7 +304,7 @@ impl Host for VirtualNode {
             "the running root of the machine that the node lives on",
         );
         for dir in [state_dir, self.dir()] {
-            let behind = target::devices_behind_folder(&self.roots, dir)?;
+            let behind = target::devices_behind(&self.roots, dir)?;
             protected.add(
                 behind,
                 format!("the data partition, on which {} is", dir.display()),

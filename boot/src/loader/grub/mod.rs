@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use super::{BootLoader, BootState, LoaderError, LoaderKind, change};
+use crate::host::RealMachine;
 use crate::slot::SlotName;
 
 mod block;
@@ -20,20 +21,49 @@ pub const CONFIG: &str = include_str!("grub.cfg");
 #[derive(Clone, Debug)]
 pub struct Grub {
     grubenv: PathBuf,
+    /// The machine in whose slots it must not be.
+    machine: Option<RealMachine>,
 }
 
 impl Grub {
-    /// The environment block is in `grubenv` (a regular file of exactly 1024 bytes).
+    /// The environment block is in `grubenv` (a regular file of exactly 1024 bytes), and that is GRUB's, wherever it
+    /// lies: a virtual node's, whose disk is a folder.
     pub fn new(grubenv: impl Into<PathBuf>) -> Self {
         Self {
             grubenv: grubenv.into(),
+            machine: None,
         }
+    }
+
+    /// The environment block of `machine`, which is neither read nor written while `grubenv` lies in one of its slots
+    /// or on its running root. There GRUB, which reads one block whatever slot it starts, has none: it is what an
+    /// image brings along, seen because the boot partition is not mounted. A slot that is marked in it would still
+    /// be started half-written, and one that is confirmed in it would be gone with the next boot.
+    pub fn of(machine: &RealMachine, grubenv: impl Into<PathBuf>) -> Self {
+        Self {
+            grubenv: grubenv.into(),
+            machine: Some(machine.clone()),
+        }
+    }
+
+    /// That it lies where GRUB reads it whatever slot runs.
+    fn locate(&self) -> Result<(), LoaderError> {
+        let Some(machine) = &self.machine else {
+            return Ok(());
+        };
+        machine
+            .outside_slots(&self.grubenv)
+            .map_err(|detail| LoaderError::Unknown {
+                path: self.grubenv.clone(),
+                detail,
+            })
     }
 
     fn change(
         &self,
         to: impl FnOnce(BootState) -> Result<BootState, change::NothingLeft>,
     ) -> Result<(), LoaderError> {
+        self.locate()?;
         block::update(&self.grubenv, |env| {
             let to = to(variables::state(env)).map_err(|e| e.to_string())?;
             variables::apply(env, to).map_err(|e| e.to_string())
@@ -47,6 +77,7 @@ impl BootLoader for Grub {
     }
 
     fn state(&self) -> Result<BootState, LoaderError> {
+        self.locate()?;
         block::read(&self.grubenv).map(|env| variables::state(&env))
     }
 
