@@ -6,6 +6,7 @@
     reason = "shared functions of tests"
 )]
 
+mod command;
 mod empty_root;
 mod image;
 mod manifests;

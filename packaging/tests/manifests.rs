@@ -58,6 +58,45 @@ fn the_agent_outlives_pressure_and_ends_in_time() {
     }
 }
 
+/// Each has its reason in a comment of the manifest and in a row of the page.
+#[test]
+fn nothing_is_asked_of_the_node_without_a_reason() {
+    let repository = scratch::repository();
+    let read = |path: &str| fs::read_to_string(repository.join(path)).unwrap();
+    let manifest = read("manifests/agent/daemonset.yaml");
+    let comments: String = manifest
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix('#'))
+        .collect();
+    let page = read("docs/security.md");
+    let rows: Vec<&str> = page.lines().filter(|l| l.starts_with("| `")).collect();
+    let has_row = |word: &str| {
+        rows.iter()
+            .any(|row| row.starts_with(&format!("| `{word}` |")))
+    };
+    for capability in ["SYS_ADMIN", "SYS_PTRACE", "SYS_BOOT"] {
+        assert!(
+            comments.contains(capability) && has_row(capability),
+            "{capability}"
+        );
+    }
+    let pod = pod("agent/daemonset.yaml");
+    let privileges = &pod["containers"][0]["securityContext"];
+    assert_eq!(
+        *privileges,
+        json!({"privileged": true, "runAsUser": 0, "runAsGroup": 0, "readOnlyRootFilesystem": true})
+    );
+    let shared = ["hostPID", "hostNetwork", "hostIPC", "hostUsers"];
+    let shared: Vec<_> = shared.iter().filter(|key| !pod[**key].is_null()).collect();
+    assert_eq!(shared, [&"hostPID"]);
+    for word in ["privileged", "hostPID"] {
+        assert!(has_row(word), "{word}");
+        let at = manifest.find(&format!("{word}: true")).unwrap();
+        let above = manifest[..at].trim_end().lines().next_back().unwrap();
+        assert!(above.trim().starts_with('#'), "{word} without a comment");
+    }
+}
+
 #[test]
 fn both_have_the_time_to_end_that_they_take() {
     for path in ["agent/daemonset.yaml", "controller/deployment.yaml"] {
