@@ -14,6 +14,7 @@ mod flags;
 mod http;
 mod idle;
 mod outage;
+mod process;
 mod promises;
 mod refused;
 mod resume;
