@@ -22,18 +22,18 @@ use monok8s_api::OSUpgradeProgress;
 use monok8s_sandbox::wait;
 use serde_json::json;
 
-/// Refuses every release, until it is deleted.
-async fn refuse_releases(cluster: &Cluster) {
+/// Refuses updates of a resource of ours where `unless` does not hold, until its binding is deleted.
+async fn refuse(cluster: &Cluster, name: &str, resource: &str, unless: &str) {
     let policies: Api<ValidatingAdmissionPolicy> = Api::all(cluster.client.clone());
     let policy = serde_json::from_value(json!({
-        "metadata": {"name": "no-release"},
+        "metadata": {"name": name},
         "spec": {
             "failurePolicy": "Fail",
             "matchConstraints": {"resourceRules": [{
                 "apiGroups": ["monok8s.io"], "apiVersions": ["*"], "operations": ["UPDATE"],
-                "resources": ["osupgradeprogresses"],
+                "resources": [resource],
             }]},
-            "validations": [{"expression": "object.spec.release == 'Hold'"}],
+            "validations": [{"expression": unless}],
         },
     }))
     .unwrap();
@@ -43,14 +43,20 @@ async fn refuse_releases(cluster: &Cluster) {
         .unwrap();
     let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(cluster.client.clone());
     let binding = serde_json::from_value(json!({
-        "metadata": {"name": "no-release"},
-        "spec": {"policyName": "no-release", "validationActions": ["Deny"]},
+        "metadata": {"name": name},
+        "spec": {"policyName": name, "validationActions": ["Deny"]},
     }))
     .unwrap();
     bindings
         .create(&PostParams::default(), &binding)
         .await
         .unwrap();
+}
+
+/// Refuses every release, until it is deleted.
+async fn refuse_releases(cluster: &Cluster) {
+    let unless = "object.spec.release == 'Hold'";
+    refuse(cluster, "no-release", "osupgradeprogresses", unless).await;
     // The API server heeds a policy a moment after it was made.
     let probe: OSUpgradeProgress = serde_json::from_value(json!({
         "apiVersion": "monok8s.io/v1alpha1", "kind": "OSUpgradeProgress",
@@ -100,6 +106,38 @@ async fn a_write_that_failed_is_tried_again_though_nothing_changes() {
         .await
         .unwrap();
     cluster.until_phase_is("up", "Completed").await;
+    cluster.assert_nothing_broken();
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_whose_status_is_refused_does_not_stop_the_others() {
+    let mut cluster = Cluster::start(1).await;
+    let spec = json!({
+        "version": "v1.35.1", "catalog": {"inline": "images: []"},
+        "nodeSelector": {"matchLabels": {"there-is": "none"}},
+    });
+    cluster.apply("kept", spec).await;
+    let unless = "object.metadata.name != 'kept'";
+    refuse(&cluster, "no-status", "osupgrades/status", unless).await;
+    wait::until("the policy to be heeded", PATIENCE, || async {
+        let status = Patch::Merge(json!({"status": {"message": "probe"}}));
+        let params = PatchParams {
+            dry_run: true,
+            ..PatchParams::default()
+        };
+        let upgrades = cluster.upgrades();
+        let refused = upgrades.patch_status("kept", &params, &status).await;
+        Ok(refused.is_err().then_some(()))
+    })
+    .await
+    .unwrap();
+    let replica = cluster.controller("only", ALONE).await;
+    cluster.begin_upgrade().await;
+    cluster.until_phase_is("up", "Completed").await;
+    let metrics = replica.get("/metrics").await;
+    let refused = r#"monok8s_controller_writes_total{kind="status",result="refused"}"#;
+    assert!(metrics.contains(refused), "{metrics}");
     cluster.assert_nothing_broken();
     cluster.end().await;
 }

@@ -760,3 +760,19 @@ fn failures_and_pins_are_capped() {
     fleet.run(|_| Fate::Well);
     assert_eq!(fleet.status("up").phase, UpgradePhase::Completed);
 }
+
+/// A node that somebody has taken over writes its own status, and nothing bounds what is in it.
+#[test]
+fn what_one_agent_says_cannot_fill_an_upgrades_status() {
+    let mut fleet = started(1, "v1.34.1", "v1.35.1");
+    let name = fleet.progress_of("n00000").name_any();
+    let long = "x".repeat(1 << 20);
+    fleet.finish(&name, ProgressPhase::Failed, &long);
+    fleet.touch(&name, |p| p.status.as_mut().unwrap().message = long);
+    fleet.settle();
+    let status = fleet.status("up");
+    assert_eq!(status.failures.len(), 1);
+    assert!(status.failures[0].reason.starts_with("xxx"));
+    let size = serde_json::to_vec(status).unwrap().len();
+    assert!(size < 32 << 10, "{size} bytes");
+}

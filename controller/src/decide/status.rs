@@ -6,7 +6,7 @@ use monok8s_api::{
     OSUpgradeStatus,
     condition::{self, Truth},
     govern::Verdict,
-    osupgrade::{CatalogStatus, PinnedImage},
+    osupgrade::{CatalogStatus, NodeFailure, PinnedImage},
     reason::{
         AcceptedReason, CatalogChangedReason, CompletedReason, DegradedReason, ProgressingReason,
         StalledReason, UpgradePhase,
@@ -101,10 +101,19 @@ pub fn next(case: &Case<'_>, said: Said, wall: Timestamp) -> OSUpgradeStatus {
             tally.counts.completed, tally.counts.selected
         )),
         nodes: Some(tally.counts.clone()),
-        failures: tally.failures.clone(),
+        failures: tally.failures.iter().map(bounded).collect(),
         pinned: said.pinned,
         message,
         conditions: conditions.new,
+    }
+}
+
+/// A failure at the length that a status may have. An agent's reason is a word; nothing but its agent
+/// keeps it from being a text that no upgrade's status has room for.
+fn bounded(failure: &NodeFailure) -> NodeFailure {
+    NodeFailure {
+        reason: cut(&failure.reason),
+        ..failure.clone()
     }
 }
 

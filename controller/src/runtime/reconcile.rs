@@ -79,7 +79,8 @@ impl Reconciler {
                 return Ended::GoesDown;
             }
 
-            failures = if outcome.errors > 0 { failures + 1 } else { 0 };
+            let failed = outcome.errors + outcome.refused > 0;
+            failures = if failed { failures + 1 } else { 0 };
             stop.run_until_cancelled(sleep(pause(outcome, failures)))
                 .await;
             let until = if more || !outcome.is_final() {
@@ -126,7 +127,7 @@ impl Reconciler {
 }
 
 fn pause(outcome: Outcome, failures: u32) -> Duration {
-    if outcome.errors > 0 {
+    if failures > 0 {
         backoff(failures)
     } else if outcome.conflicts > 0 {
         AFTER_CONFLICT

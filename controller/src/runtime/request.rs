@@ -16,8 +16,11 @@ const LIMIT: Duration = Duration::from_secs(15);
 pub(super) struct Outcome {
     /// Writes that failed because the index was behind.
     pub(super) conflicts: usize,
-    /// Writes that failed for another reason.
+    /// Writes that failed for another reason; whether they were carried out is not known.
     pub(super) errors: usize,
+    /// Writes that the API server does not take as they are. They were not carried out, so that what
+    /// was counted still holds.
+    pub(super) refused: usize,
     /// Something was left out, because the plan was found to be out of date.
     pub(super) left_out: bool,
     /// The node that this process runs on was let go into its reboot.
@@ -30,6 +33,12 @@ impl Outcome {
     /// Whether everything was written. Otherwise the next plan must not wait for a change: nothing
     /// need ever change again, and a watch may have shown already what a write collided with.
     pub(super) fn is_final(self) -> bool {
+        self.is_as_planned() && self.refused == 0
+    }
+
+    /// Whether everything is as the plan took it to be. One object that the API server does not let
+    /// be written, by a policy of somebody's or for its size, must not hold up all the others.
+    pub(super) fn is_as_planned(self) -> bool {
         self.conflicts == 0 && self.errors == 0 && !self.left_out
     }
 }
@@ -121,7 +130,11 @@ impl Requests {
                 outcome.conflicts += 1;
                 tracing::debug!(kind, name, %error, "not written");
             }
-            WriteError::Refused(_) | WriteError::Slow | WriteError::Unclear(_) => {
+            WriteError::Refused(_) => {
+                outcome.refused += 1;
+                tracing::warn!(kind, name, %error, "not written");
+            }
+            WriteError::Slow | WriteError::Unclear(_) => {
                 outcome.errors += 1;
                 tracing::warn!(kind, name, %error, "not written");
             }

@@ -139,7 +139,7 @@ impl Writer {
     /// something was left out.
     fn is_current(&self, planned_at: Duration, outcome: &mut Outcome) -> bool {
         let age = self.shared.now().clock.saturating_sub(planned_at);
-        let current = outcome.is_final() && age <= RELEASE_WITHIN;
+        let current = outcome.is_as_planned() && age <= RELEASE_WITHIN;
         outcome.left_out |= !current;
         current
     }
@@ -164,15 +164,16 @@ impl Writer {
         }
     }
 
-    /// Releases one after the other. The first that fails ends it: the index was behind, and so
-    /// may be the count of places that the rest rests on.
+    /// Releases one after the other. The first that fails ends it, unless it was refused: the index
+    /// was behind, and so may be the count of places that the rest rests on.
     async fn release(&mut self, releases: Vec<Amendment>, outcome: &mut Outcome) {
         if !self.look_again().await {
             outcome.errors += 1;
             return;
         }
         for release in releases {
-            if !self.let_go(&release, outcome).await {
+            self.let_go(&release, outcome).await;
+            if !outcome.is_as_planned() {
                 self.unsure.insert(release.name);
                 return;
             }
