@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::Result;
 use rustix::process::Signal;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Mutex as AsyncMutex, watch},
+    time::Instant,
+};
 
 use crate::{
     ports,
@@ -32,6 +35,8 @@ const GRACE: Duration = Duration::from_secs(12);
 pub struct Daemon {
     place: Mutex<Option<Running>>,
     held: watch::Sender<bool>,
+    /// Held while a program is being started: whoever ends it waits until it can be found.
+    starting: AsyncMutex<()>,
 }
 
 #[derive(Clone, Debug)]
@@ -46,6 +51,7 @@ impl Daemon {
         Self {
             place: Mutex::new(None),
             held: watch::channel(held).0,
+            starting: AsyncMutex::default(),
         }
     }
 
@@ -79,14 +85,14 @@ impl Daemon {
 
     /// Kills its process group and waits for the end.
     pub async fn kill(&self) {
-        if let Some(running) = self.running() {
+        if let Some(running) = self.started().await {
             running.process.kill().await;
         }
     }
 
     /// Ends it with SIGTERM, or SIGKILL when that takes too long.
     pub async fn stop(&self) {
-        if let Some(running) = self.running() {
+        if let Some(running) = self.started().await {
             running.process.stop(GRACE).await;
         }
     }
@@ -101,9 +107,10 @@ impl Daemon {
             }
             let begin = Instant::now();
             match self.start(&mut spawn).await {
-                Ok(process) => {
+                Ok(Some(process)) => {
                     process.wait().await;
                 }
+                Ok(None) => continue,
                 Err(error) => tracing::error!("{error:#}"),
             }
             failures = if begin.elapsed() > STEADY {
@@ -115,7 +122,15 @@ impl Daemon {
         }
     }
 
-    async fn start(&self, spawn: &mut impl FnMut(u16) -> Result<Spawn>) -> Result<Arc<Process>> {
+    /// Starts it unless it is held back by now.
+    async fn start(
+        &self,
+        spawn: &mut impl FnMut(u16) -> Result<Spawn>,
+    ) -> Result<Option<Arc<Process>>> {
+        let _starting = self.starting.lock().await;
+        if self.is_held() {
+            return Ok(None);
+        }
         let port = ports::unheld()?;
         let process = Arc::new(Process::spawn(spawn(port)?).await?);
         let running = Running {
@@ -123,7 +138,13 @@ impl Daemon {
             port,
         };
         *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
-        Ok(process)
+        Ok(Some(process))
+    }
+
+    /// What runs once nothing is being started.
+    async fn started(&self) -> Option<Running> {
+        let _starting = self.starting.lock().await;
+        self.running()
     }
 
     fn running(&self) -> Option<Running> {
