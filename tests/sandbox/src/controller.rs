@@ -1,6 +1,6 @@
 //! A replica of the real controller, as its Deployment would run it.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use rustix::process::Signal;
@@ -16,6 +16,9 @@ use crate::{
 
 /// The controller's service account.
 pub const ACCOUNT: &str = "controller";
+
+/// How long the first token may take.
+const TOKEN: Duration = Duration::from_secs(60);
 
 /// One replica. Dropping it kills it.
 pub struct Controller {
@@ -36,11 +39,16 @@ impl Controller {
         let token = TokenFile {
             path: home.join(format!("{identity}.token")),
             account: ACCOUNT,
-            lifetime: std::time::Duration::from_secs(3600),
-            renewal: std::time::Duration::from_secs(600),
+            lifetime: Duration::from_secs(3600),
+            renewal: Duration::from_secs(600),
             admin: plane.client().await?,
         };
-        token.write(None).await?;
+        // An API server that is busy may leave the first question without an answer.
+        let asked = tokio::time::timeout(TOKEN, token.write_persistently(None));
+        if asked.await.is_err() {
+            // What is wrong, then.
+            token.write(None).await?;
+        }
         let kubeconfig = home.join(format!("{identity}.kubeconfig"));
         plane.write_token_kubeconfig(&kubeconfig, token.path())?;
         // As any pod that asked for this account: a client that fails here would fail in there too.

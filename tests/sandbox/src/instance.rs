@@ -22,7 +22,7 @@ pub const VARIABLE: &str = "MONOK8S_SANDBOX";
 /// How long a sandbox may take to be up, the build of the control plane apart.
 const UP: Duration = Duration::from_secs(1800);
 /// How long it may take to end.
-const DOWN: Duration = Duration::from_secs(60);
+const DOWN: Duration = Duration::from_secs(180);
 
 /// A sandbox of this source tree, up or not.
 #[derive(Clone, Debug)]

@@ -74,8 +74,10 @@ impl LoopDevice {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
-    use crate::skip;
+    use crate::{skip, wait};
 
     #[test]
     fn a_device_is_there_while_it_is_held() {
@@ -91,8 +93,15 @@ mod tests {
             .join("loop/backing_file");
         assert!(backing.exists());
         drop(device);
-        let gone = std::fs::read_to_string(&backing)
-            .map_or(true, |now| now.trim() != file.path().to_str().unwrap());
-        assert!(gone, "still attached");
+        // Whoever looks through all loop devices at this moment, or was just forked, has it open too.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let attached = || {
+            std::fs::read_to_string(&backing)
+                .is_ok_and(|now| now.trim() == file.path().to_str().unwrap())
+        };
+        while attached() {
+            assert!(Instant::now() < deadline, "still attached");
+            std::thread::sleep(wait::INTERVAL);
+        }
     }
 }

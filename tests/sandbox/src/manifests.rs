@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::{kubectl::Kubectl, scratch};
+use crate::{kubectl::Kubectl, scratch, wait};
 
 /// Kinds that only make pods.
 const WORKLOADS: [&str; 2] = ["Deployment", "DaemonSet"];
@@ -28,7 +28,12 @@ pub async fn install(kubectl: &Kubectl) -> Result<()> {
         .map(|name| format!("crd/{name}.monok8s.io"));
     let wait = ["wait", "--for=condition=Established", &timeout].map(str::to_owned);
     kubectl.ok(wait.into_iter().chain(crds)).await?;
-    Ok(())
+    // What is established is served, and found by those who look for it, a moment later.
+    let kinds = ["get", "osupgrades,osupgradeprogresses,osnodes"];
+    wait::until("the new kinds to be served", ESTABLISHED, || async {
+        Ok(kubectl.run(kinds).await?.success().then_some(()))
+    })
+    .await
 }
 
 /// The documents that are no workloads. In what `kubectl kustomize` prints an object's kind stands

@@ -43,7 +43,7 @@ pub use crate::{
 };
 
 /// How long a node may take from power-on to its system, and to being registered.
-const UP: Duration = Duration::from_secs(60);
+const UP: Duration = Duration::from_secs(180);
 
 /// How a node is made.
 #[derive(Clone, Debug)]

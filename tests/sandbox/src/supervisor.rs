@@ -31,7 +31,7 @@ use crate::{kubectl::Kubectl, site::Site};
 const ORDER: Duration = Duration::from_secs(120);
 
 /// How long the removal of a folder may take.
-const REMOVAL: Duration = Duration::from_secs(10);
+const REMOVAL: Duration = Duration::from_secs(60);
 
 /// What a sandbox consists of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

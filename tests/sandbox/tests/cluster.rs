@@ -119,7 +119,7 @@ async fn a_node_with_a_partitioned_disk_is_upgraded() {
         "wait",
         "--for=condition=Completed",
         "osupgrade/all",
-        "--timeout=120s",
+        "--timeout=240s",
     ];
     let outcome = kubectl.ok(wait).await;
     let node = cluster.node("node-1").unwrap();

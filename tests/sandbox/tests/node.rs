@@ -209,17 +209,12 @@ async fn a_node_without_power_becomes_not_ready_and_comes_back() {
     let client = bench.plane.client().await.unwrap();
     let node = bench.node(options("node-1")).await;
     let leases: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
-    assert_eq!(
-        leases
-            .get("node-1")
-            .await
-            .unwrap()
-            .spec
-            .unwrap()
-            .holder_identity
-            .as_deref(),
-        Some("node-1")
-    );
+    // It is Ready a moment before it has its Lease.
+    let lease = wait::until("its Lease", LIMIT, || async {
+        Ok(leases.get_opt("node-1").await?)
+    });
+    let holder = lease.await.unwrap().spec.unwrap().holder_identity;
+    assert_eq!(holder.as_deref(), Some("node-1"));
 
     node.power_cut().await.unwrap();
     assert_eq!(node.power(), Power::Off);
