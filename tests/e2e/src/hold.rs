@@ -6,14 +6,17 @@
 //! | `Downloading` | an image server that stops in the middle |
 //! | `Verifying` | [`before_the_proof`]: a disk on which the record cannot be replaced |
 //! | `Staged` | `release: Stage` |
-//! | `Rebooting` | a machine that takes its time, or does not obey |
+//! | `Rebooting` | [`rebooting`]: a machine that comes up without its agent |
 //! | `Confirming` | [`confirming`]: another program that has the boot variables locked |
 
 use std::{fs::File, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use kube::Client;
-use monok8s_api::reason::{ProgressPhase, SlotState};
+use monok8s_api::{
+    OSUpgradeProgress,
+    reason::{ProgressPhase, SlotState},
+};
 use monok8s_sandbox::{kubectl::Kubectl, node::Node, wait};
 use rustix::fs::FlockOperation;
 use serde_json::json;
@@ -148,10 +151,28 @@ impl Unnoted<'_> {
     }
 }
 
-/// Brings an attempt that is `Rebooting`, on a machine that takes its time, into its trial boot and
-/// holds its agent there in `Confirming`, until the returned lock is dropped.
-pub async fn confirming(client: &Client, name: &str, node: &Node) -> Result<File> {
+/// Begins an attempt and holds it in `Rebooting`, however long it takes to be seen: its machine comes up in the trial
+/// boot, and its agent is not started there before [`Node::start_agent`].
+pub async fn rebooting(
+    client: &Client,
+    name: &str,
+    node: &Node,
+    begin: impl Future<Output = Result<()>>,
+) -> Result<OSUpgradeProgress> {
     node.hold_agent();
+    begin.await?;
+    objects::wait_phase(client, name, node, ProgressPhase::Rebooting).await
+}
+
+/// Begins an attempt, lets it go into its trial boot, and holds its agent there in `Confirming`, until the returned
+/// lock is dropped.
+pub async fn confirming(
+    client: &Client,
+    name: &str,
+    node: &Node,
+    begin: impl Future<Output = Result<()>>,
+) -> Result<File> {
+    rebooting(client, name, node, begin).await?;
     let trial = node.wait_boot(2, LIMIT).await?;
     ensure!(trial.trial, "the trial boot was not tried: {trial:?}");
     let lock = boot_variables(node)?;

@@ -1,7 +1,7 @@
 //! Stopping an attempt by `spec.cancel`, by deleting its progress or by deleting its upgrade, in each
 //! phase: before the switch the agent stops on the old system, after it the trial is finished.
 
-use std::{fs::File, time::Duration};
+use std::fs::File;
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::events::v1::Event;
@@ -30,8 +30,6 @@ use ProgressPhase::{
 const OLD: &str = "v1.34.1";
 const NEW: &str = "v1.34.2";
 
-/// Long enough to act while a node is down, between the switch and the trial boot.
-const DOWNTIME: Duration = Duration::from_secs(6);
 /// Answers stand still after a part of the image.
 const STALL: Fault = Fault::StallAfter(3 << 20);
 
@@ -86,6 +84,8 @@ async fn begin(cluster: &Cluster, served: &Served<'_>, name: &str, release: &str
 enum Held<'a> {
     /// Nothing more than its objects, its image server or its machine.
     Enough,
+    /// A machine whose agent is not started in the trial boot.
+    Down(&'a Node),
     /// The boot variables, locked.
     Locked(File),
     /// A disk that takes no record.
@@ -111,14 +111,18 @@ async fn bring<'a>(
         objects::wait_phase(&client, name, node, Verifying).await?;
         return Ok(Held::Unnoted(held));
     }
+    if *phase == Rebooting {
+        hold::rebooting(&client, name, node, begin).await?;
+        return Ok(Held::Down(node));
+    }
+    if *phase == Confirming {
+        let lock = hold::confirming(&client, name, node, begin).await?;
+        return Ok(Held::Locked(lock));
+    }
     begin.await?;
     match phase {
         Pending => {}
         Downloading => hold::writing(&client, node).await?,
-        Confirming => {
-            objects::wait_phase(&client, name, node, Rebooting).await?;
-            return Ok(Held::Locked(hold::confirming(&client, name, node).await?));
-        }
         phase => drop(objects::wait_phase(&client, name, node, phase.clone()).await?),
     }
     Ok(Held::Enough)
@@ -148,7 +152,13 @@ async fn stops(
     }
     match held {
         Held::Enough => {}
-        Held::Locked(lock) => drop(lock),
+        Held::Down(node) => node.start_agent(),
+        Held::Locked(lock) => {
+            if stop == Cancel {
+                heard(cluster, node, name).await?;
+            }
+            drop(lock);
+        }
         Held::Unnoted(unnoted) => unnoted.kill().await?,
     }
 
@@ -177,6 +187,24 @@ async fn stops(
         taken_back(cluster, &served, name).await?;
     }
     Ok(())
+}
+
+/// Waits until the status tells of the cancel, which is another message and nothing more, so that it may take a minute:
+/// an agent that is let go before it has heard of it ends without a word about it.
+async fn heard(cluster: &Cluster, node: &Node, name: &str) -> Result<()> {
+    let client = cluster.client();
+    objects::wait_progress(
+        &client,
+        name,
+        node,
+        "the cancel to be told of",
+        |progress| {
+            let status = progress.status.as_ref();
+            status.is_some_and(|status| status.message.contains("cancel"))
+        },
+    )
+    .await
+    .map(drop)
 }
 
 /// The cancel is taken back together with a nonce.
@@ -245,7 +273,7 @@ async fn wait_gone(cluster: &Cluster, progress: &str) -> Result<()> {
     let kubectl = cluster.kubectl();
     let object = format!("osupgradeprogress/{progress}");
     kubectl
-        .ok(["wait", "--for=delete", "--timeout=120s", &object])
+        .ok(["wait", "--for=delete", "--timeout=240s", &object])
         .await
         .map(drop)
 }
@@ -263,8 +291,14 @@ async fn controllers_own(
     };
     let mut upgrade = served.upgrade();
     upgrade["spec"]["paused"] = json!(phase == Pending);
-    objects::apply(&cluster.kubectl(), &upgrade).await?;
-    let made = objects::wait_phase(&client, name, node, phase.clone()).await?;
+    let kubectl = cluster.kubectl();
+    let begin = objects::apply(&kubectl, &upgrade);
+    let made = if phase == Rebooting {
+        hold::rebooting(&client, name, node, begin).await?
+    } else {
+        begin.await?;
+        objects::wait_phase(&client, name, node, phase.clone()).await?
+    };
     if phase == Downloading {
         hold::writing(&client, node).await?;
     }
@@ -279,6 +313,7 @@ async fn controllers_own(
             stays(cluster, name).await
         }
         _ => {
+            node.start_agent();
             wait_told(cluster, node, &progress, Completed).await?;
             objects::boots(node, NEW).await
         }
@@ -293,13 +328,7 @@ async fn an_attempt_is_stopped_before_the_switch_and_finished_after_it() -> Resu
         ("own-rebooting", Rebooting),
     ];
     let names = CASES.iter().map(|case| case.0);
-    let nodes = names.chain(own.iter().map(|case| case.0)).map(|name| {
-        let mut node = cases::node(name);
-        if name.ends_with("rebooting") || name.ends_with("confirming") {
-            node.downtime = DOWNTIME;
-        }
-        node
-    });
+    let nodes = names.chain(own.iter().map(|case| case.0)).map(cases::node);
     let cluster = Cluster::start(ClusterOptions {
         nodes: nodes.collect(),
         version: OLD.into(),

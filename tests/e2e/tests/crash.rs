@@ -22,11 +22,10 @@ use serde_json::json;
 
 const OLD: &str = "v1.34.1";
 const NEW: &str = "v1.34.2";
-const DOWNTIME: Duration = Duration::from_secs(3);
-/// Bytes that come too slowly for the image to be whole soon.
+/// Bytes that come too slowly for the image to be whole within a minute.
 const SLOW: Fault = Fault::Drip {
-    bytes: 64 << 10,
-    every: Duration::from_millis(100),
+    bytes: 32 << 10,
+    every: Duration::from_millis(500),
 };
 
 async fn begin<'a>(cluster: &'a Cluster, name: &'static str, release: &str) -> Result<Served<'a>> {
@@ -151,24 +150,24 @@ async fn killed_staged(cluster: &Cluster, name: &'static str) -> Result<()> {
 }
 
 async fn killed_rebooting(cluster: &Cluster, name: &'static str) -> Result<()> {
-    begin(cluster, name, "Reboot").await?;
-    let node = cluster.node(name)?;
-    objects::wait_phase(&cluster.client(), name, node, ProgressPhase::Rebooting).await?;
+    let (client, node) = (cluster.client(), cluster.node(name)?);
+    let begin = async { begin(cluster, name, "Reboot").await.map(drop) };
+    hold::rebooting(&client, name, node, begin).await?;
     node.kill_agent().await;
+    node.start_agent();
     completes(cluster, name, 2).await
 }
 
 /// Twice in the trial boot, before the new slot is the default.
 async fn killed_confirming(cluster: &Cluster, name: &'static str) -> Result<()> {
-    begin(cluster, name, "Reboot").await?;
     let (client, node) = (cluster.client(), cluster.node(name)?);
-    objects::wait_phase(&client, name, node, ProgressPhase::Rebooting).await?;
-    let lock = hold::confirming(&client, name, node).await?;
+    let begin = async { begin(cluster, name, "Reboot").await.map(drop) };
+    let lock = hold::confirming(&client, name, node, begin).await?;
+    let first = node.agent_pid();
     node.kill_agent().await;
-    let pid = node.agent_pid();
     wait::until("the agent to run again", LIMIT, || async {
         let now = node.agent_pid();
-        Ok((now.is_some() && now != pid).then_some(()))
+        Ok((now.is_some() && now != first).then_some(()))
     })
     .await?;
     node.kill_agent().await;
@@ -237,10 +236,9 @@ async fn cut_rebooting(cluster: &Cluster, name: &'static str) -> Result<()> {
 
 /// The power goes during the trial, before it is confirmed: the trial is over.
 async fn cut_confirming(cluster: &Cluster, name: &'static str) -> Result<()> {
-    begin(cluster, name, "Reboot").await?;
     let (client, node) = (cluster.client(), cluster.node(name)?);
-    objects::wait_phase(&client, name, node, ProgressPhase::Rebooting).await?;
-    let lock = hold::confirming(&client, name, node).await?;
+    let begin = async { begin(cluster, name, "Reboot").await.map(drop) };
+    let lock = hold::confirming(&client, name, node, begin).await?;
     node.kill_agent_and_hold().await;
     drop(lock);
     let after = node.reset().await?;
@@ -290,8 +288,6 @@ async fn whatever_is_killed_the_old_or_the_whole_new_system_boots() -> Result<()
             // hand; here the request goes nowhere.
             node.agent_arguments
                 .push("--reboot=command:/bin/true".into());
-        } else if name.ends_with("rebooting") || name.ends_with("confirming") {
-            node.downtime = DOWNTIME;
         }
         node
     });

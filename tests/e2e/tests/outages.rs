@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use monok8s_api::reason::ProgressPhase;
 use monok8s_e2e::{
-    cases,
+    cases, hold,
     objects::{self, LIMIT},
     record,
 };
@@ -66,7 +66,7 @@ fn asked(cluster: &Cluster, name: &str) -> usize {
 async fn restarted(cluster: &mut Cluster) -> Result<()> {
     let client = cluster.client();
     let name = "restarted";
-    begin(cluster, name, "Reboot", Duration::from_millis(100)).await?;
+    begin(cluster, name, "Reboot", Duration::from_millis(300)).await?;
     objects::wait_phase(
         &client,
         name,
@@ -117,13 +117,7 @@ async fn an_api_server_that_is_away_delays_an_upgrade_and_spoils_nothing() -> Re
     begin(&cluster, "away-rebooting", "Stage", Duration::ZERO).await?;
     let rebooting = cluster.node("away-rebooting")?;
     objects::wait_phase(&client, "away-rebooting", rebooting, ProgressPhase::Staged).await?;
-    begin(
-        &cluster,
-        "away-writing",
-        "Reboot",
-        Duration::from_millis(400),
-    )
-    .await?;
+    begin(&cluster, "away-writing", "Reboot", Duration::from_secs(1)).await?;
     objects::wait_phase(
         &client,
         "away-writing",
@@ -131,20 +125,12 @@ async fn an_api_server_that_is_away_delays_an_upgrade_and_spoils_nothing() -> Re
         ProgressPhase::Downloading,
     )
     .await?;
-    objects::patch(
-        &cluster.kubectl(),
-        "away-rebooting",
-        &json!({"release": "Reboot"}),
-    )
-    .await?;
-    objects::wait_phase(
-        &client,
-        "away-rebooting",
-        rebooting,
-        ProgressPhase::Rebooting,
-    )
-    .await?;
+    let kubectl = cluster.kubectl();
+    let release = json!({"release": "Reboot"});
+    let release = objects::patch(&kubectl, "away-rebooting", &release);
+    hold::rebooting(&client, "away-rebooting", rebooting, release).await?;
     cluster.control_plane_mut().stop_api_server().await;
+    cluster.node("away-rebooting")?.start_agent();
     let away = tokio::time::sleep(AWAY);
     ensure!(
         !record::is_proven(cluster.node("away-writing")?),
