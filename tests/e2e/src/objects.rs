@@ -176,7 +176,8 @@ pub async fn wait_upgrade_phase(
     .await
 }
 
-/// The progresses of an upgrade for one node, oldest first.
+/// The progresses of an upgrade for one node, oldest first. Creation times have whole seconds; within one the hop that
+/// is the last comes last.
 pub async fn progresses(
     client: &Client,
     upgrade: &str,
@@ -190,7 +191,10 @@ pub async fn progresses(
         .into_iter()
         .filter(|p| p.spec.source_ref.name == upgrade && p.spec.node_name == node)
         .collect();
-    found.sort_by_key(|p| p.creation_timestamp().map(|time| time.0));
+    found.sort_by_key(|p| {
+        let created = p.creation_timestamp().map(|time| time.0);
+        (created, p.spec.final_version.is_none())
+    });
     Ok(found)
 }
 

@@ -144,10 +144,10 @@ async fn mirrored(cluster: &Cluster, name: &'static str) -> Result<()> {
 /// `maxBytesPerSecond`, lowered and lifted in the OSUpgrade while bytes flow: they flow on over one
 /// connection.
 async fn limited(cluster: &Cluster, name: &'static str) -> Result<()> {
-    /// Enough for the whole image in 12 s; for a part of it that no test has the time to wait for.
-    const LIMITS: [u64; 2] = [1 << 20, 16 << 10];
+    /// Enough for the whole image in 24 s; for a part of it that no test has the time to wait for.
+    const LIMITS: [u64; 2] = [512 << 10, 16 << 10];
     /// Half as long again as the first limit would take.
-    const WATCHED: Duration = Duration::from_secs(18);
+    const WATCHED: Duration = Duration::from_secs(36);
     let (client, kubectl, node) = (cluster.client(), cluster.kubectl(), cluster.node(name)?);
     let served = Served::new(cluster, name, NEW)?;
     let mut upgrade = served.upgrade();

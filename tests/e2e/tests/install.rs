@@ -1,6 +1,6 @@
 //! `kubectl apply -k manifests`, and the contract's example with both of its endings.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use monok8s_api::{condition, reason::UpgradePhase};
 use monok8s_e2e::{
     cases,
@@ -11,7 +11,7 @@ use monok8s_sandbox::{
     assets::Assets,
     cluster::{Cluster, ClusterOptions},
     control_plane::{ControlPlane, Options},
-    scratch,
+    scratch, wait,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,14 +37,17 @@ async fn one_command_installs_everything_and_another_removes_it() -> Result<()> 
         );
     }
     let manifests = install::manifests();
-    let difference = kubectl
-        .run(["diff".as_ref(), "-k".as_ref(), manifests.as_os_str()])
-        .await?;
-    ensure!(
-        difference.success(),
-        "applying it again would change something:\n{}",
-        difference.stdout
+    // What the controller manager makes of new objects differs for a moment too.
+    let diff = || kubectl.run(["diff".as_ref(), "-k".as_ref(), manifests.as_os_str()]);
+    let settled = wait::until(
+        "a second apply to change nothing",
+        objects::LIMIT,
+        || async { Ok(diff().await?.success().then_some(())) },
     );
+    if settled.await.is_err() {
+        let difference = diff().await?.stdout;
+        bail!("applying it again would change something:\n{difference}");
+    }
     // What the API server would warn of: a misspelt field, a deprecated kind, a policy that does not type-check.
     let checked = kubectl
         .run([
@@ -77,7 +80,7 @@ async fn one_command_installs_everything_and_another_removes_it() -> Result<()> 
             "mono-system",
             "--for=jsonpath={.status.replicas}=2",
             "deployment/controller",
-            "--timeout=60s",
+            "--timeout=180s",
         ])
         .await?;
 
@@ -88,15 +91,14 @@ async fn one_command_installs_everything_and_another_removes_it() -> Result<()> 
             "delete".as_ref(),
             "-k".as_ref(),
             manifests.as_os_str(),
-            "--timeout=120s".as_ref(),
+            "--timeout=240s".as_ref(),
         ])
         .await?;
-    let left = kubectl.run(["get", "osupgrades"]).await?;
-    ensure!(
-        !left.success(),
-        "osupgrades are still served: {}",
-        left.stdout
-    );
+    wait::until("osupgrades not to be served", objects::LIMIT, || async {
+        let left = kubectl.run(["get", "osupgrades"]).await?;
+        Ok((!left.success()).then_some(()))
+    })
+    .await?;
     plane.stop().await;
     Ok(())
 }
@@ -164,7 +166,7 @@ async fn the_contracts_example_has_both_of_its_endings() -> Result<()> {
             "wait",
             "--for=condition=Completed",
             "osupgrade/my-upgrade-2",
-            "--timeout=180s",
+            "--timeout=280s",
         ])
         .await
         .with_context(|| objects::fleet(&cluster))?;

@@ -39,7 +39,7 @@ async fn replaced_while_held(cluster: &Cluster) -> Result<()> {
         .ok([
             "wait",
             "--for=delete",
-            "--timeout=120s",
+            "--timeout=240s",
             &format!("osupgradeprogress/{}", old.name_any()),
         ])
         .await?;

@@ -110,7 +110,7 @@ async fn a_failure_halts_the_rollout_until_it_is_retried() -> Result<()> {
             "wait",
             "--for=condition=Completed",
             "osupgrade/halts",
-            "--timeout=180s",
+            "--timeout=280s",
         ])
         .await
         .with_context(|| objects::fleet(&cluster))?;

@@ -72,7 +72,7 @@ async fn wait_completed(cluster: &Cluster, name: &str) -> Result<()> {
         "wait",
         "--for=condition=Completed",
         &object,
-        "--timeout=240s",
+        "--timeout=280s",
     ]);
     tokio::pin!(finished);
     let progresses: Api<OSUpgradeProgress> = Api::all(cluster.client());
@@ -132,18 +132,16 @@ async fn tables_are_the_contracts(kubectl: &Kubectl) -> Result<()> {
             "{row:?}"
         );
     }
-    let nodes = objects::get(kubectl, &["osnodes"]).await?;
-    for name in NAMES {
-        // Two hops: into B with v1.34.6, back into A with v1.35.1.
-        let row = nodes
-            .rows
-            .iter()
-            .find(|row| row[0] == name)
-            .context("a node is missing")?;
-        ensure!(
-            row[1..] == ["v1.35.1", "A", "v1.35.1", "v1.34.6", "Completed"],
-            "{row:?}"
-        );
+    // Two hops: into B with v1.34.6, back into A with v1.35.1. The last is told a moment after its progress has ended.
+    let cells = ["v1.35.1", "A", "v1.35.1", "v1.34.6", "Completed"];
+    let rows = NAMES.map(|name| [&[name][..], &cells].concat());
+    let told = wait::until("the nodes to tell of both hops", objects::LIMIT, || async {
+        let nodes = objects::get(kubectl, &["osnodes"]).await?;
+        Ok((nodes.rows == rows).then_some(()))
+    });
+    if told.await.is_err() {
+        let nodes = objects::get(kubectl, &["osnodes"]).await?;
+        bail!("{:?} instead of {rows:?}", nodes.rows);
     }
     // Short names and the category.
     for short in ["osu", "osup", "osn", "monok8s"] {
@@ -412,7 +410,7 @@ async fn there_already(cluster: &Cluster) -> Result<()> {
             "wait",
             "--for=condition=Completed",
             "osupgrade/there",
-            "--timeout=120s",
+            "--timeout=240s",
         ])
         .await?;
     let progresses = objects::get(&kubectl, &["osupgradeprogresses"]).await?;
