@@ -1,7 +1,6 @@
 //! Everything at once: the control plane, the switch, an image server and the nodes.
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,9 +13,10 @@ use monok8s_sandbox::{
     assets::{Assets, PodAssets},
     control_plane::{ControlPlane, Options, PodOptions},
     image_server::ImageServer,
-    images::{self, Image, RootFs},
+    images::{Image, RootFs},
     kubectl::Kubectl,
     scratch,
+    served_images::ServedImages,
 };
 use tempfile::TempDir;
 
@@ -77,14 +77,12 @@ const TAG: &str = "0.1.0";
 pub struct Cluster {
     // In the order in which they are to be dropped.
     nodes: Vec<Node>,
-    image_server: ImageServer,
+    images: ServedImages,
     registry: Option<Registry>,
-    images: BTreeMap<String, Image>,
     client: Client,
     plane: ControlPlane,
     switch: Arc<Switch>,
     part: Part,
-    options: ClusterOptions,
     folder: PathBuf,
     /// Removed with the cluster.
     temporary: Option<TempDir>,
@@ -130,22 +128,28 @@ impl Cluster {
         };
         let plane =
             ControlPlane::start(&assets, &folder.join("control-plane"), plane_options).await?;
+        let usual = RootFs {
+            size: options.image_size,
+            payload: options.image_payload,
+            mountable: true,
+            ..RootFs::new(String::new())
+        };
+        let server = ImageServer::start_on(part.gateway()).await?;
+        let images = ServedImages::new(server, &folder.join("images"), usual);
         let mut cluster = Self {
             nodes: Vec::new(),
-            image_server: ImageServer::start_on(part.gateway()).await?,
+            images,
             registry: None,
-            images: BTreeMap::new(),
             client: plane.client().await?,
             plane,
             switch: Arc::clone(&switch),
             part,
-            options: options.clone(),
             folder,
             temporary: None,
         };
         for version in [&options.version].into_iter().chain(&options.images) {
             say(&format!("making the image of {version}"));
-            cluster.add_image(&cluster.root_fs(version))?;
+            cluster.images.add_usual(version)?;
         }
         say("making container images");
         let folder = cluster.folder.join("container-images");
@@ -202,7 +206,7 @@ impl Cluster {
 
     /// The image server.
     pub fn image_server(&self) -> &ImageServer {
-        &self.image_server
+        self.images.server()
     }
 
     /// The name by which the product's image is pulled from the registry.
@@ -231,48 +235,17 @@ impl Cluster {
 
     /// The image of a version.
     pub fn image(&self, version: &str) -> Result<&Image> {
-        self.images.get(version).with_context(|| {
-            let known: Vec<_> = self.images.keys().map(String::as_str).collect();
-            format!(
-                "there is no image of {version}, only of {}",
-                known.join(", ")
-            )
-        })
-    }
-
-    /// The usual root file system of this cluster, for a version.
-    pub fn root_fs(&self, version: &str) -> RootFs {
-        RootFs {
-            size: self.options.image_size,
-            payload: self.options.image_payload,
-            mountable: true,
-            ..RootFs::new(version)
-        }
-    }
-
-    /// Makes a further image and serves it, in place of one of the same version.
-    pub fn add_image(&mut self, root: &RootFs) -> Result<&Image> {
-        let folder = self.folder.join("images");
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let image = images::build(&folder, root)?;
-        self.image_server.publish_image(&image)?;
-        self.images.insert(root.version.clone(), image);
-        self.image(&root.version)
+        self.images.image(version)
     }
 
     /// The path of a version's image on the image server.
     pub fn image_path(&self, version: &str) -> Result<String> {
-        Ok(format!("/{}", self.image(version)?.file_name()))
+        self.images.path(version)
     }
 
     /// The text of a catalog of these images as served, with the last one as `stable`.
     pub fn catalog(&self, versions: &[&str]) -> Result<String> {
-        let entry = |version: &&str| {
-            let url = self.image_server.url(&self.image_path(version)?);
-            Ok((self.image(version)?, url))
-        };
-        let entries = versions.iter().map(entry).collect::<Result<Vec<_>>>()?;
-        Ok(images::catalog(&entries, versions.last().copied(), &[]))
+        self.images.catalog(versions)
     }
 
     /// Ends it all in order. As long as what is returned is held, nobody else has these addresses.

@@ -17,13 +17,13 @@ use std::{
 };
 
 use monok8s_cluster::requirements;
-use monok8s_sandbox::{binaries, instance, scratch, wait};
+use monok8s_sandbox::{binaries, instance, process, scratch, skip, wait};
 use traces::{Before, Place};
 
 /// Whether there can be real nodes here; says so where there can be none.
 fn possible() -> bool {
     if let Some(why) = requirements::forbidden() {
-        eprintln!("skipped: {why}");
+        skip::say(&why);
         return false;
     }
     if let Some(why) = requirements::missing() {
@@ -64,21 +64,11 @@ fn part(text: &str) -> u8 {
     (second - 18) * 16 + third / 16
 }
 
-/// Processes that have to do with a folder, by their command lines.
-fn processes(folder: &Path) -> Vec<String> {
-    let folder = folder.to_str().unwrap();
-    let running = fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        let line = fs::read_to_string(entry.ok()?.path().join("cmdline")).ok()?;
-        line.contains(folder).then(|| line.replace('\0', " "))
-    });
-    running.collect()
-}
-
 /// No process, and with them no namespace; no mount, loop device, interface, control group or folder.
 async fn nothing_is_left(before: &Before, folder: &Path, part: u8) {
-    let nothing = || async { Ok(processes(folder).is_empty().then_some(())) };
+    let nothing = || async { Ok(process::naming(folder).is_empty().then_some(())) };
     let gone = wait::until("the end of every process", Duration::from_secs(60), nothing).await;
-    assert!(gone.is_ok(), "{:?}", processes(folder));
+    assert!(gone.is_ok(), "{:?}", process::naming(folder));
     Place::new(folder.to_path_buf(), part)
         .is_clean(before)
         .unwrap();

@@ -1,7 +1,6 @@
 //! Everything at once: control plane, image server, nodes, and the controller as a process.
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -18,11 +17,13 @@ use crate::{
     control_plane::{ControlPlane, Options},
     controller::Controller,
     image_server::ImageServer,
-    images::{self, Image, RootFs},
+    images::{Image, RootFs},
     kubectl::Kubectl,
     manifests,
     node::{Node, NodeOptions},
-    scratch, wait,
+    scratch,
+    served_images::ServedImages,
+    wait,
 };
 
 /// How long the agents may take to say which version they run.
@@ -76,8 +77,7 @@ pub struct Cluster {
     // In the order in which they are to be dropped.
     controllers: Vec<Controller>,
     nodes: Vec<Node>,
-    image_server: ImageServer,
-    images: BTreeMap<String, Image>,
+    images: ServedImages,
     client: Client,
     plane: ControlPlane,
     options: ClusterOptions,
@@ -146,11 +146,17 @@ impl Cluster {
             say("installing the custom resources, roles and the agents' fence");
             manifests::install(&plane.kubectl()).await?;
         }
+        let usual = RootFs {
+            size: options.image_size,
+            payload: options.image_payload,
+            ..RootFs::new(String::new())
+        };
+        let server = ImageServer::start().await?;
+        let images = ServedImages::new(server, &folder.path().join("images"), usual);
         let mut cluster = Self {
             controllers: Vec::new(),
             nodes: Vec::new(),
-            image_server: ImageServer::start().await?,
-            images: BTreeMap::new(),
+            images,
             client: plane.client().await?,
             plane,
             options: ClusterOptions {
@@ -167,7 +173,7 @@ impl Cluster {
             .chain(&options.images)
         {
             say(&format!("making the image of {version}"));
-            cluster.add_image(&cluster.root_fs(version))?;
+            cluster.images.add_usual(version)?;
         }
         for number in 1..=options.controllers {
             cluster
@@ -209,7 +215,7 @@ impl Cluster {
 
     /// The image server.
     pub fn image_server(&self) -> &ImageServer {
-        &self.image_server
+        self.images.server()
     }
 
     /// A node by name.
@@ -232,9 +238,9 @@ impl Cluster {
     pub async fn add_node(&mut self, options: NodeOptions) -> Result<&Node> {
         let folder = self.folder.path().join("nodes").join(&options.name);
         let version = self.options.version.clone();
-        let image = match self.images.get(&version) {
-            Some(image) => image.clone(),
-            None => self.add_image(&self.root_fs(&version))?.clone(),
+        let image = match self.images.image(&version) {
+            Ok(image) => image.clone(),
+            Err(_) => self.images.add_usual(&version)?.clone(),
         };
         let node = Node::start(&self.plane, &folder, &image, options).await?;
         self.nodes.push(node);
@@ -292,52 +298,22 @@ impl Cluster {
 
     /// The image of a version.
     pub fn image(&self, version: &str) -> Result<&Image> {
-        self.images.get(version).with_context(|| {
-            let known: Vec<_> = self.images.keys().map(String::as_str).collect();
-            format!(
-                "there is no image of {version}, only of {}",
-                known.join(", ")
-            )
-        })
-    }
-
-    /// The usual root file system of this cluster, for a version.
-    pub fn root_fs(&self, version: &str) -> RootFs {
-        RootFs {
-            size: self.options.image_size,
-            payload: self.options.image_payload,
-            ..RootFs::new(version)
-        }
+        self.images.image(version)
     }
 
     /// Makes a further image and serves it, in place of one of the same version.
     pub fn add_image(&mut self, root: &RootFs) -> Result<&Image> {
-        let folder = self.folder.path().join("images");
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let image = images::build(&folder, root)?;
-        self.image_server.publish_image(&image)?;
-        self.images.insert(root.version.clone(), image);
-        self.image(&root.version)
+        self.images.add(root)
     }
 
     /// The path of a version's image on the image server.
     pub fn image_path(&self, version: &str) -> Result<String> {
-        Ok(format!("/{}", self.image(version)?.file_name()))
+        self.images.path(version)
     }
 
     /// The text of a catalog of these images as served, with the last one as `stable`.
     pub fn catalog(&self, versions: &[&str]) -> Result<String> {
-        let entries = versions
-            .iter()
-            .map(|version| {
-                let image = self.image(version)?;
-                Ok((
-                    image,
-                    self.image_server.url(&format!("/{}", image.file_name())),
-                ))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        Ok(images::catalog(&entries, versions.last().copied(), &[]))
+        self.images.catalog(versions)
     }
 
     /// Ends it all in order.

@@ -44,6 +44,7 @@ pub mod ports;
 pub mod process;
 pub mod scratch;
 mod screen;
+pub mod served_images;
 pub mod service_account;
 pub mod site;
 pub mod skip;

@@ -318,6 +318,17 @@ fn reap(
     tell.send_replace(status);
 }
 
+/// The command lines of all processes that name a folder, whoever started them.
+pub fn naming(folder: &Path) -> Vec<String> {
+    let folder = folder.to_string_lossy();
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    lines
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .filter(|line| line.contains(&*folder))
+        .collect()
+}
+
 /// The last lines of a log, as far as they can be read.
 pub fn tail(log: &Path) -> String {
     let read = || -> std::io::Result<String> {

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use monok8s_sandbox::{binaries, instance, scratch, wait};
+use monok8s_sandbox::{binaries, instance, process, scratch, wait};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn demo(folder: &Path) -> Child {
@@ -31,20 +31,10 @@ fn demo(folder: &Path) -> Child {
         .unwrap()
 }
 
-/// Processes that have to do with a folder, by their command lines.
-fn processes(folder: &Path) -> Vec<String> {
-    let folder = folder.to_str().unwrap();
-    let running = fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        let line = fs::read_to_string(entry.ok()?.path().join("cmdline")).ok()?;
-        line.contains(folder).then(|| line.replace('\0', " "))
-    });
-    running.collect()
-}
-
 async fn nothing_is_left(folder: &Path) {
-    let nothing = || async { Ok(processes(folder).is_empty().then_some(())) };
-    let gone = wait::until("the end of every process", Duration::from_secs(30), nothing).await;
-    assert!(gone.is_ok(), "{:?}", processes(folder));
+    let nothing = || async { Ok(process::naming(folder).is_empty().then_some(())) };
+    let gone = wait::until("the end of every process", Duration::from_secs(60), nothing).await;
+    assert!(gone.is_ok(), "{:?}", process::naming(folder));
     assert!(
         !folder.exists(),
         "{:?}",
@@ -108,7 +98,7 @@ async fn an_interrupt_ends_everything() {
         .by_ref()
         .any(|line| line.unwrap().contains("starting node-1"));
     assert!(begun, "the demo did not get to its nodes");
-    assert!(!processes(&folder).is_empty());
+    assert!(!process::naming(&folder).is_empty());
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     let told: Vec<String> = lines.map(Result::unwrap).collect();
     assert!(

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use monok8s_sandbox::{binaries, instance, scratch, wait};
+use monok8s_sandbox::{binaries, instance, process, scratch, wait};
 
 fn sandbox(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sandbox"));
@@ -40,22 +40,13 @@ fn as_told(told: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn processes(folder: &Path) -> Vec<String> {
-    let name = folder.to_str().unwrap();
-    let running = fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        let line = fs::read_to_string(entry.ok()?.path().join("cmdline")).ok()?;
-        line.contains(name).then_some(line)
-    });
-    running.collect()
-}
-
 fn down(folder: &Path) {
     let told = sandbox(folder, &["down"]);
     assert!(told.status.success(), "{told:?}");
     // The supervisor has let go of everything; its own process may be a moment behind.
     let deadline = Instant::now() + Duration::from_secs(60);
-    while !processes(folder).is_empty() {
-        assert!(Instant::now() < deadline, "{:?}", processes(folder));
+    while !process::naming(folder).is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", process::naming(folder));
         std::thread::sleep(wait::INTERVAL);
     }
     assert!(!folder.exists());
