@@ -196,7 +196,7 @@ fn remove_below(folder: &Path) -> bool {
 mod tests {
     use std::process::{Child, Command};
 
-    use monok8s_sandbox::scratch;
+    use monok8s_sandbox::{scratch, skip};
     use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
     use super::*;
@@ -208,7 +208,7 @@ mod tests {
     impl Unified {
         fn mount() -> Option<Self> {
             if !rustix::process::geteuid().is_root() {
-                eprintln!("skipped: mounting control groups needs root");
+                skip::say("mounting control groups needs root");
                 return None;
             }
             let folder = scratch::folder("groups").unwrap();

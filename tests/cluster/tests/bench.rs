@@ -1,8 +1,8 @@
 //! The cluster that all tests share, with the product installed as its users install it.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{fs, path::Path, process::Stdio, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{Node as NodeObject, Pod},
@@ -57,11 +57,27 @@ impl Bench {
         Ok(bench)
     }
 
-    /// As docs/install.md says.
+    /// By the five commands of docs/install.md. What the first two do, the nodes were started with.
     async fn install(&self) -> Result<()> {
-        self.shell("kubectl label node --all monok8s.io/managed=true")
-            .await?;
-        self.shell("kubectl apply -k manifests").await?;
+        let page = fs::read_to_string(scratch::repository().join("docs/install.md"));
+        let page = page.context("no page")?;
+        let commands: Vec<&str> = page
+            .split_once("## In five commands")
+            .and_then(|(_, rest)| rest.split_once("```sh\n")?.1.split_once("```"))
+            .map(|(commands, _)| commands.lines().collect())
+            .unwrap_or_default();
+        let [build, import, typed @ ..] = commands.as_slice() else {
+            bail!("no commands: {commands:?}");
+        };
+        ensure!(
+            *build == "make container"
+                && import.contains("ctr -n k8s.io images import - < target/container/")
+                && typed.len() == 3,
+            "{commands:?}"
+        );
+        for line in typed {
+            self.shell(line).await?;
+        }
         self.wait_idle().await
     }
 

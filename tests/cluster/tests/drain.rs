@@ -269,20 +269,53 @@ pub(crate) async fn a_cordon_that_a_person_has_taken_over(case: &Case<'_>) -> Re
         .await?;
     lift_budget(case).await?;
     attempt.completes(1).await?;
-    let name = case.progress_name();
-    objects::wait_upgrade_phase(&case.bench.client, &name, UpgradePhase::Completed).await?;
-    case.node.wait_ready().await?;
-    // What the controller would do after the end, it has done when it has seen what came later.
-    let line = format!(
-        "kubectl patch osupgrade {name} --type merge -p '{{\"spec\":{{\"paused\":true}}}}' \
-         -o jsonpath='{{.metadata.generation}}'"
-    );
-    let generation: i64 = case.bench.shell(&line).await?.trim().parse()?;
-    objects::wait_upgrade(&case.bench.client, &name, "to be paused", |status| {
-        status.observed_generation == Some(generation)
-    })
-    .await?;
-    case.bench.wait_schedulable(case.node, false).await
+    stays_cordoned(case).await
+}
+
+/// Whose cordon was there before the drain keeps it: the node is emptied and rebooted all the same.
+pub(crate) async fn a_person_who_cordons_during_the_download(case: &Case<'_>) -> Result<()> {
+    let pod = workload(case, OBEDIENT, 5, false).await?;
+    // The agent waits for the boot variables before its first byte.
+    let lock = case.boot_variables()?;
+    let attempt = case.begin_upgrade(json!({})).await?;
+    case.wait_phase(ProgressPhase::Downloading).await?;
+    let name = case.node.name();
+    case.bench.shell(&format!("kubectl cordon {name}")).await?;
+    drop(lock);
+    gone_before_the_reboot(case, &pod).await?;
+    attempt.completes(1).await?;
+    stays_cordoned(case).await
+}
+
+/// Cancelled in the middle of its drain, taken back, fallen back: each time it takes pods again.
+pub(crate) async fn whatever_ends_an_attempt_lets_its_node_go(case: &Case<'_>) -> Result<()> {
+    // With a grace period that only the upgrade's own setting makes short.
+    let deaf = "trap '' TERM; while :; do sleep 0.2; done";
+    let pod = workload(case, deaf, 1200, true).await?;
+    let (name, budget) = (pod.name_any(), "PodDisruptionBudget default/");
+    let attempt = case.begin_upgrade(json!({})).await?;
+    blocked(case, &[budget, &name]).await?;
+    case.bench.wait_schedulable(case.node, false).await?;
+    case.forget().await?;
+    case.bench.wait_schedulable(case.node, true).await?;
+
+    case.begin_upgrade(json!({"gracePeriodSeconds": 2})).await?;
+    blocked(case, &[budget, &name]).await?;
+    case.bench.wait_schedulable(case.node, false).await?;
+    let (kubectl, progress) = (&case.bench.kubectl, case.progress().await?.name_any());
+    objects::patch(kubectl, &progress, &json!({"cancel": true})).await?;
+    case.wait_phase(ProgressPhase::Cancelled).await?;
+    case.bench.wait_schedulable(case.node, true).await?;
+    attempt.not_rebooted()?;
+    untouched(case, &pod).await?;
+
+    lift_budget(case).await?;
+    case.node.fail_trial_boots(1)?;
+    let again = json!({"cancel": false, "retryNonce": "again"});
+    objects::patch(kubectl, &progress, &again).await?;
+    gone_before_the_reboot(case, &pod).await?;
+    attempt.rolls_back(1).await?;
+    case.bench.wait_schedulable(case.node, true).await
 }
 
 /// Nobody knows what runs on it: nothing is evicted, and it is not rebooted.
@@ -298,6 +331,24 @@ pub(crate) async fn a_node_that_is_not_ready_is_left_alone(case: &Case<'_>) -> R
     case.node.set_kubelet_running(true).await?;
     attempt.completes(1).await?;
     case.bench.wait_schedulable(case.node, true).await
+}
+
+/// The upgrade ends, and the controller does not lift the cordon.
+async fn stays_cordoned(case: &Case<'_>) -> Result<()> {
+    let name = case.progress_name();
+    objects::wait_upgrade_phase(&case.bench.client, &name, UpgradePhase::Completed).await?;
+    case.node.wait_ready().await?;
+    // What the controller would do after the end, it has done when it has seen what came later.
+    let line = format!(
+        "kubectl patch osupgrade {name} --type merge -p '{{\"spec\":{{\"paused\":true}}}}' \
+         -o jsonpath='{{.metadata.generation}}'"
+    );
+    let generation: i64 = case.bench.shell(&line).await?.trim().parse()?;
+    objects::wait_upgrade(&case.bench.client, &name, "to be paused", |status| {
+        status.observed_generation == Some(generation)
+    })
+    .await?;
+    case.bench.wait_schedulable(case.node, false).await
 }
 
 /// A Deployment of one pod on the case's node, and perhaps a budget that lets nobody touch it; returns

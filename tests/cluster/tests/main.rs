@@ -19,6 +19,7 @@ mod power_cuts;
 mod rollout;
 mod traces;
 mod windows;
+mod without_root;
 
 use std::{
     collections::VecDeque,
@@ -56,6 +57,7 @@ macro_rules! tests {
 
 /// In this order: each finds the fleet as the one before has left it, whole and idle.
 const FLEET: &[Fleet] = tests![
+    without_root::every_test_says_that_it_is_skipped,
     install::the_manifests_as_they_stand_make_a_working_fleet,
     install::the_pods_have_the_rights_that_the_page_says,
     install::a_node_without_the_image_says_so_and_its_page_cures_it,
@@ -77,6 +79,7 @@ const SINGLE: &[Single] = tests![
     drain::a_node_that_is_not_ready_is_left_alone,
     drain::a_budget_that_never_allows,
     drain::every_pod_stays_or_goes_as_it_should,
+    drain::whatever_ends_an_attempt_lets_its_node_go,
     drain::a_budget_that_allows_later,
     drain::a_pod_that_takes_its_time,
     drain::a_pod_that_ignores_its_end,
@@ -87,6 +90,8 @@ const SINGLE: &[Single] = tests![
     power_cuts::while_downloading,
     power_cuts::while_verifying,
     power_cuts::while_staged,
+    // Not beside the other person: the pods of a third node would have nowhere to go.
+    drain::a_person_who_cordons_during_the_download,
     power_cuts::while_rebooting,
     power_cuts::while_rebooting_into_nothing,
     power_cuts::before_the_new_system_is_up,
