@@ -214,3 +214,94 @@ fn about(
     let key = format!("{}/{attempt}/{reason}/{detail}", staged.uid);
     notice::about(&case.upgrade.object, warning, reason.as_str(), message, key)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use monok8s_sandbox::scratch;
+
+    use super::*;
+    use crate::{
+        decide::drain::{Protection, Why},
+        index::Ending,
+    };
+
+    const TIME: jiff::Timestamp = jiff::Timestamp::UNIX_EPOCH;
+
+    /// A message with the page's words for what is different in each.
+    fn as_on_the_page(words: &str) -> String {
+        words
+            .replace(&format!(" (since {TIME})"), "")
+            .replace(&TIME.to_string(), "T")
+            .replace('7', "N")
+            .replace('8', "M")
+    }
+
+    /// Every reason to wait; a new one does not compile until it is among them.
+    fn waits() -> Vec<Held> {
+        let next = |held: &Held| match held {
+            Held::NotReady => Some(Held::Others {
+                down: vec!["…".into()],
+                max: 7,
+            }),
+            Held::Others { .. } => Some(Held::ControlPlane("N".into())),
+            Held::ControlPlane(_) => Some(Held::NowhereElse("N".into())),
+            Held::NowhereElse(_) => Some(Held::NowhereYet {
+                due: None,
+                until: Some(TIME),
+            }),
+            Held::NowhereYet { .. } => Some(Held::NoneLeft),
+            Held::NoneLeft => Some(Held::Selector),
+            Held::Selector => None,
+        };
+        std::iter::successors(Some(Held::NotReady), next).collect()
+    }
+
+    /// Every reason why a pod is still there, but for what the API server says.
+    fn keeps() -> Vec<Why> {
+        let ending = |finalizers: &[&str]| Ending {
+            until: None,
+            grace: Duration::from_secs(7),
+            finalizers: finalizers.iter().map(|&name| name.to_owned()).collect(),
+            seen: Duration::ZERO,
+        };
+        vec![
+            Why::Protected(Protection::Unmanaged),
+            Why::Protected(Protection::EmptyDir),
+            Why::Ending(ending(&[])),
+            Why::Ending(ending(&["F"])),
+        ]
+    }
+
+    #[test]
+    fn every_message_stands_on_the_page() {
+        let page = scratch::repository().join("docs/upgrade.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let (_, page) = page.split_once("### What it says").unwrap();
+        let waits = waits()
+            .into_iter()
+            .map(|held| format!("`waits {}`", held_words(&held)));
+        let keeps = keeps().into_iter().map(|why| {
+            let pod = Blocker {
+                pod: "P".into(),
+                uid: String::new(),
+                why,
+                since: TIME,
+            };
+            format!("`waiting for {}`", named(&[pod]))
+        });
+        let deadlines = [OnDeadline::Abort, OnDeadline::Force].map(|on_deadline| {
+            let words = until_words(on_deadline, Some(TIME));
+            format!("`{}`", words.trim_start_matches(", "))
+        });
+        let mut halts = [Halt::default(), Halt::default()];
+        halts[0].failures = Some(Failures { failed: 7, max: 8 });
+        halts[1].image_changed = Some("V".into());
+        let halts = halts.map(|halt| format!("`held: {}`", halt_words(&halt)));
+        let all = waits.chain(keeps).chain(deadlines).chain(halts);
+        for words in all.map(|words| as_on_the_page(&words)) {
+            assert!(page.contains(&words), "the page has no {words}");
+        }
+    }
+}
