@@ -23,9 +23,11 @@ mod fault;
 mod request;
 mod server;
 mod tls;
+mod tunnel;
 
 pub use content::{Content, Resource};
 pub use fault::{Fault, FaultSyntax};
 pub use request::Request;
 pub use server::{Builder, FaultServer};
-pub use tls::Tls;
+pub use tls::{ClientCertificate, Tls};
+pub use tunnel::Tunnels;

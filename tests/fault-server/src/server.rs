@@ -23,7 +23,7 @@ use crate::{
     content::{Content, Resource},
     fault::Fault,
     request::{MAX_HEAD, Request},
-    tls::Tls,
+    tls::{ClientCertificate, Tls},
 };
 
 /// Bytes read from a content at a time.
@@ -34,6 +34,7 @@ const PIECE: usize = 256 * 1024;
 pub struct FaultServer {
     address: SocketAddr,
     ca_pem: Option<String>,
+    client: Option<ClientCertificate>,
     shared: Arc<Shared>,
     accepting: JoinHandle<()>,
 }
@@ -98,12 +99,12 @@ impl Builder {
         let listen = self.listen.unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
         let listener = TcpListener::bind(listen).await?;
         let address = listener.local_addr()?;
-        let (acceptor, ca_pem) = match self.tls {
+        let (acceptor, ca_pem, client) = match self.tls {
             Some(tls) => {
-                let (acceptor, pem) = tls.acceptor(&["http/1.1"])?;
-                (Some(acceptor), Some(pem))
+                let made = tls.make(&["http/1.1"])?;
+                (Some(made.acceptor), Some(made.ca_pem), made.client)
             }
-            None => (None, None),
+            None => (None, None, None),
         };
         let shared = Arc::new(Shared {
             site: Mutex::new(self.site),
@@ -113,6 +114,7 @@ impl Builder {
         Ok(FaultServer {
             address,
             ca_pem,
+            client,
             shared,
             accepting,
         })
@@ -151,6 +153,11 @@ impl FaultServer {
     /// The certificate authority of a server with TLS, as PEM.
     pub fn ca_pem(&self) -> Option<&str> {
         self.ca_pem.as_deref()
+    }
+
+    /// What a server that asks for client certificates lets in.
+    pub fn client_certificate(&self) -> Option<&ClientCertificate> {
+        self.client.as_ref()
     }
 
     /// Every request so far, in order.
@@ -206,9 +213,11 @@ async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, shared: Ar
                     // An error is the client's going away: there is nobody left to tell.
                     let _ = match acceptor {
                         None => serve(stream, &shared).await,
-                        Some(tls) => match tls.accept(stream).await {
+                        Some(tls) => match tls.accept(stream).into_fallible().await {
                             Ok(stream) => serve(stream, &shared).await,
-                            Err(error) => Err(error),
+                            // Closed with bytes unread it would be reset, and the alert that says
+                            // what is wrong be lost.
+                            Err((_, mut stream)) => stall(&mut stream).await,
                         },
                     };
                 });
