@@ -2,7 +2,7 @@
 
 use std::{error::Error as StdError, fmt, io, time::Duration};
 
-use rustls::CertificateError;
+use rustls::{AlertDescription, CertificateError};
 
 use crate::{refusal::PolicyRefusal, url::SourceUrl};
 
@@ -21,7 +21,7 @@ pub struct Progress {
 pub enum Kind {
     /// 404 or 410: it is not there, and asking again will not change that.
     NotFound,
-    /// 401 or 403: it is not for us.
+    /// 401, 403, or no client certificate that it trusts: it is not for us.
     Forbidden,
     /// Scheme, redirect or address is not allowed; nothing was, or nothing more will be, asked.
     RefusedByPolicy,
@@ -181,6 +181,15 @@ pub enum Fault {
         /// This machine's date, UTC.
         clock: String,
     },
+    /// The other way round: the server does not trust us.
+    #[error(
+        "the server lets in only who shows a client certificate that it trusts ({alert}); check the \
+         credentials"
+    )]
+    ClientCertificate {
+        /// What it says of the one that it was shown, in words of our own.
+        alert: &'static str,
+    },
     /// Another reason not to trust the server.
     #[error("the server cannot be trusted: {what}")]
     Untrusted {
@@ -235,7 +244,9 @@ impl Fault {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Policy(_) => Kind::RefusedByPolicy,
-            Self::Forbidden { .. } | Self::FileForbidden => Kind::Forbidden,
+            Self::Forbidden { .. } | Self::FileForbidden | Self::ClientCertificate { .. } => {
+                Kind::Forbidden
+            }
             Self::NotFound { .. } | Self::NoSuchFile => Kind::NotFound,
             Self::TooLarge { .. } => Kind::TooLarge,
             Self::NotADocument { .. }
@@ -330,10 +341,10 @@ fn tls_fault(error: &rustls::Error) -> Fault {
             .strftime("%Y-%m-%d %H:%M:%S UTC")
             .to_string(),
     };
-    let rustls::Error::InvalidCertificate(certificate) = error else {
-        return Fault::Connection {
-            what: "the TLS handshake failed; is it an https server?".into(),
-        };
+    let certificate = match error {
+        rustls::Error::InvalidCertificate(certificate) => certificate,
+        rustls::Error::AlertReceived(alert) => return alert_fault(*alert),
+        _ => return no_tls(),
     };
     match certificate {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
@@ -357,6 +368,37 @@ fn tls_fault(error: &rustls::Error) -> Fault {
         _ => Fault::Untrusted {
             what: "its certificate is not valid",
         },
+    }
+}
+
+/// An alert that the server sent (RFC 8446, section 6.2). Those about a certificate are about ours:
+/// it has not looked at any other.
+fn alert_fault(alert: AlertDescription) -> Fault {
+    let alert = match alert {
+        AlertDescription::CertificateRequired | AlertDescription::NoCertificate => {
+            "it was shown none"
+        }
+        AlertDescription::BadCertificate => "it was shown none, or none that it can use",
+        AlertDescription::CertificateExpired => {
+            "by its clock the one that it was shown has expired, or is not valid yet"
+        }
+        AlertDescription::CertificateRevoked => "the one that it was shown is revoked",
+        AlertDescription::UnknownCA => {
+            "the one that it was shown is signed by no authority that it knows"
+        }
+        // The last: signed with another key than the authority of that name has.
+        AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::AccessDenied
+        | AlertDescription::DecryptError => "it does not trust the one that it was shown",
+        _ => return no_tls(),
+    };
+    Fault::ClientCertificate { alert }
+}
+
+fn no_tls() -> Fault {
+    Fault::Connection {
+        what: "the TLS handshake failed; is it an https server?".into(),
     }
 }
 

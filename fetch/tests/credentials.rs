@@ -12,7 +12,7 @@ mod support;
 
 use std::time::Duration;
 
-use monok8s_fault_server::{Fault as Serve, FaultServer, Resource, Tls};
+use monok8s_fault_server::{ClientCertificate, Fault as Serve, FaultServer, Resource, Tls};
 use monok8s_fetch::{Authorization, Client, Credentials, Fault, Kind, PolicyRefusal};
 use support::{builder, noise, read, request, url};
 
@@ -88,10 +88,9 @@ impl World {
     }
 }
 
-/// Fetches an image and then a document from a place, each time in a world of its own, and tells
-/// who was shown what.
-async fn fetch(place: impl Fn(&World) -> String) -> Vec<(Shown, Option<Fault>)> {
-    let mut results = Vec::new();
+/// Fetches an image from a place, and in another world a document: each time these and no others are
+/// asked and shown the token, and this comes of it.
+async fn fetch(shown: Shown, fault: Option<Fault>, place: impl Fn(&World) -> String) {
     for image in [true, false] {
         let world = World::start().await;
         let place = place(&world);
@@ -103,82 +102,71 @@ async fn fetch(place: impl Fn(&World) -> String) -> Vec<(Shown, Option<Fault>)> 
             let fetched = world.client().document(&place, LIMIT, None).await;
             fetched.map(|_| ())
         };
-        results.push((world.shown(), result.err().map(|error| error.fault)));
+        assert_eq!(result.err().map(|error| error.fault), fault);
+        assert_eq!(world.shown(), shown);
     }
-    results
 }
 
 #[tokio::test]
 async fn to_the_named_host_and_along_its_own_redirects() {
-    let results = fetch(|world| {
+    let shown = Shown {
+        named: vec![true, true],
+        ..Shown::default()
+    };
+    fetch(shown, None, |world| {
         redirect(&world.named, "/away", "/i".into());
         world.named.url("/away")
-    });
-    for (shown, fault) in results.await {
-        assert_eq!(fault, None);
-        let named = vec![true, true];
-        let expected = Shown {
-            named,
-            ..Shown::default()
-        };
-        assert_eq!(shown, expected);
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn to_no_other_port() {
-    let results = fetch(|world| {
+    let shown = Shown {
+        named: vec![true],
+        other: vec![false],
+        ..Shown::default()
+    };
+    fetch(shown, None, |world| {
         redirect(&world.named, "/away", world.other.url("/i"));
         world.named.url("/away")
-    });
-    for (shown, fault) in results.await {
-        assert_eq!(fault, None);
-        let (named, other) = (vec![true], vec![false]);
-        let expected = Shown {
-            named,
-            other,
-            ..Shown::default()
-        };
-        assert_eq!(shown, expected);
-    }
+    })
+    .await;
 }
 
 /// The same server under a name that the credentials do not have.
 #[tokio::test]
 async fn to_no_other_host() {
-    let results = fetch(|world| {
+    let shown = Shown {
+        named: vec![true, false],
+        ..Shown::default()
+    };
+    fetch(shown, None, |world| {
         let port = world.named.address().port();
         let elsewhere = format!("https://localhost:{port}/i");
         redirect(&world.named, "/away", elsewhere);
         world.named.url("/away")
-    });
-    for (shown, fault) in results.await {
-        assert_eq!(fault, None);
-        let named = vec![true, false];
-        let expected = Shown {
-            named,
-            ..Shown::default()
-        };
-        assert_eq!(shown, expected);
-    }
+    })
+    .await;
+}
+
+/// The plain server is not even asked.
+#[tokio::test]
+async fn to_nobody_without_tls() {
+    let shown = Shown {
+        named: vec![true],
+        ..Shown::default()
+    };
+    let refused = Fault::Policy(PolicyRefusal::HttpsToHttp);
+    fetch(shown, Some(refused), |world| {
+        redirect(&world.named, "/away", world.plain.url("/i"));
+        world.named.url("/away")
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn to_nobody_without_tls() {
-    let results = fetch(|world| {
-        redirect(&world.named, "/away", world.plain.url("/i"));
-        world.named.url("/away")
-    });
-    for (shown, fault) in results.await {
-        assert_eq!(fault, Some(Fault::Policy(PolicyRefusal::HttpsToHttp)));
-        let named = vec![true];
-        let expected = Shown {
-            named,
-            ..Shown::default()
-        };
-        assert_eq!(shown, expected, "not even asked");
-    }
-    // Nor where it is the plain server that is named.
+async fn to_nobody_without_tls_who_is_named() {
     let world = World::start().await;
     let token = Authorization::Bearer("hush".into());
     let hosts = [world.plain.address().to_string()];
@@ -192,20 +180,75 @@ async fn to_nobody_without_tls() {
 /// Who sends a client on to the named host gets nothing; the named host does.
 #[tokio::test]
 async fn from_another_host_on_the_way_to_the_named_one() {
-    let results = fetch(|world| {
+    let shown = Shown {
+        named: vec![true],
+        other: vec![false],
+        ..Shown::default()
+    };
+    fetch(shown, None, |world| {
         redirect(&world.other, "/away", world.named.url("/i"));
         world.other.url("/away")
-    });
-    for (shown, fault) in results.await {
-        assert_eq!(fault, None);
-        let (named, other) = (vec![true], vec![false]);
-        let expected = Shown {
-            named,
-            other,
-            ..Shown::default()
-        };
-        assert_eq!(shown, expected);
+    })
+    .await;
+}
+
+/// A server that lets in nobody without, and one that leads to it.
+#[tokio::test]
+async fn a_certificate_goes_to_the_named_host_and_along_no_redirect() {
+    let strict = |tls: Tls| {
+        let file = Resource::new(noise(SIZE));
+        FaultServer::builder()
+            .tls(tls.client_certificates())
+            .at("/i", file)
+            .start()
+    };
+    let (server, stranger) = (strict(Tls::default()).await, strict(Tls::default()).await);
+    let (server, stranger) = (server.unwrap(), stranger.unwrap());
+    let before = FaultServer::builder().tls(Tls::default()).start();
+    let before = before.await.unwrap();
+    redirect(&before, "/away", server.url("/i"));
+    let plain = [&server, &before]
+        .into_iter()
+        .fold(builder(), |builder, server| {
+            builder.ca_pem(server.ca_pem().unwrap()).unwrap()
+        })
+        .build()
+        .unwrap();
+    let showing = |certificate: &ClientCertificate, host: &FaultServer| {
+        let fields = [
+            ("hosts", host.address().to_string()),
+            ("tls.crt", certificate.certificate.clone()),
+            ("tls.key", certificate.key.clone()),
+        ];
+        let fields = fields.map(|(name, value)| (name.to_owned(), value.into_bytes()));
+        let credentials = Credentials::from_fields(&fields.into()).unwrap();
+        plain.with_credentials(credentials).unwrap()
+    };
+    let right = server.client_certificate().unwrap();
+    let wrong = stranger.client_certificate().unwrap();
+    for (client, place, refused) in [
+        (plain.clone(), server.url("/i"), "it was shown none"),
+        (
+            showing(wrong, &server),
+            server.url("/i"),
+            "it does not trust the one that it was shown",
+        ),
+        (
+            showing(right, &before),
+            before.url("/away"),
+            "it was shown none",
+        ),
+    ] {
+        let error = read(&client, request(&place, LONG).0).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Forbidden, "{error}");
+        assert!(error.to_string().contains(refused), "{error}");
     }
+    assert!(server.requests().is_empty());
+
+    let (bytes, _) = read(&showing(right, &server), request(&server.url("/i"), LONG).0)
+        .await
+        .unwrap();
+    assert!(bytes == noise(SIZE));
 }
 
 /// A private authority from a Secret vouches for the hosts that the Secret names.

@@ -444,7 +444,11 @@ async fn a_certificate_for_another_host_is_not_trusted_and_not_quoted() {
 #[tokio::test]
 async fn the_default_patience_is_that_of_a_node() {
     let timing = monok8s_fetch::Timing::default();
-    assert_eq!(timing.floor.bytes, timing.floor.window.as_secs() * 1024);
+    // As docs/images.md says.
+    assert_eq!(timing.floor.bytes, 30 << 10);
+    assert_eq!(timing.floor.window, Duration::from_secs(30));
+    assert_eq!(timing.backoff.first, Duration::from_secs(1));
+    assert_eq!(timing.backoff.most, Duration::from_secs(30));
     assert!(timing.connect < timing.answer);
     assert!(timing.document >= Duration::from_secs(10));
 }

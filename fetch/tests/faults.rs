@@ -15,8 +15,8 @@ use std::{sync::Arc, time::Duration};
 use Cell::{Again, Bridged, Damaged, Nothing, Refused, Short};
 use Stage::{BeforeHeaders, FirstByte, LastByte, Middle, ResumedRange};
 use monok8s_fault_server::{Fault as Serve, FaultServer, Resource};
-use monok8s_fetch::{FetchError, Kind};
-use support::{impatient, noise, read, request};
+use monok8s_fetch::{Client, FetchError, Kind};
+use support::{client, impatient, noise, read, request};
 
 const SIZE: usize = 200_000;
 /// Where the first connection breaks off for a fault in what comes after.
@@ -87,6 +87,17 @@ const TABLE: [(What, [Cell; 5]); 10] = [
     (What::Busy,         [Bridged,       Bridged,    Bridged, Bridged,   Bridged]),
     (What::RedirectLoop, [LOOP,          LOOP,       LOOP,    LOOP,      LOOP]),
 ];
+
+impl What {
+    /// A client that notices soon what has to be noticed by waiting, and else one that takes no busy
+    /// machine for a server that stalls.
+    fn client(self) -> Client {
+        match self {
+            Self::Stall | Self::SlowDrip => impatient(),
+            _ => client(),
+        }
+    }
+}
 
 impl Stage {
     /// Bytes of the file before it.
@@ -174,7 +185,7 @@ async fn every_fault_at_every_stage() {
         let name = format!("{what:?}, {stage:?}");
         let server = serve(Resource::new(noise(SIZE)).faults(script(what, stage))).await;
         let (wanted, _) = request(&server.url("/i?key=secret"), LONG);
-        let result = read(&impatient(), wanted).await;
+        let result = read(&what.client(), wanted).await;
         let right = if what == What::ETagChange {
             replacement()
         } else {
@@ -220,7 +231,7 @@ async fn every_error_says_how_far_it_came() {
             .faults(script(what, stage))
             .forever(Serve::status(500));
         let server = serve(resource).await;
-        let (bytes, error) = fail(&server).await;
+        let (bytes, error) = fail(&what.client(), &server).await;
         let place = server.url("/i");
         let shown = error.to_string();
         assert!(shown.starts_with(&place), "{name}: {shown}");
@@ -244,11 +255,11 @@ async fn every_error_says_how_far_it_came() {
 }
 
 /// Reads until it fails: the bytes since the last start, and why.
-async fn fail(server: &FaultServer) -> (u64, FetchError) {
+async fn fail(client: &Client, server: &FaultServer) -> (u64, FetchError) {
     let count = Arc::new(std::sync::atomic::AtomicU64::new(0));
     let (wanted, _) = request(&server.url("/i?key=secret"), BRIEF);
     let reading = async {
-        let mut body = impatient().open(wanted).await?;
+        let mut body = client.open(wanted).await?;
         loop {
             match body.next_chunk().await {
                 Ok(Some(chunk)) => {

@@ -494,7 +494,12 @@ async fn a_caller_that_is_slow_to_take_bytes_is_not_a_stalled_server() {
     let content = noise(2_000_000);
     let server = serve(Resource::new(content.clone())).await;
     let (request, events) = request(&server.url("/i"), LONG);
-    let mut body = impatient().open(request).await.unwrap();
+    let timing = Timing {
+        floor: IMPATIENT.floor,
+        ..PATIENT
+    };
+    let client = builder().timing(timing).build().unwrap();
+    let mut body = client.open(request).await.unwrap();
     let mut bytes = Vec::new();
     while let Some(chunk) = body.next_chunk().await.unwrap() {
         if bytes.len() < 500_000 {
@@ -535,9 +540,11 @@ async fn a_caller_that_looks_up_often_loses_neither_bytes_nor_patience() {
         }
     }
     assert!(bytes == content);
-    // The server that never answered was noticed, and not asked again for each look.
-    assert_eq!(events.retries().len(), 3);
-    assert_eq!(server.requests().len(), 4);
+    // The server that never answered was noticed, and not asked again for each look, of which there
+    // were hundreds. A busy machine may make it seem to stall once or twice more.
+    let retries = events.retries().len();
+    assert!((3..20).contains(&retries), "{retries}");
+    assert_eq!(server.requests().len(), retries + 1);
 }
 
 #[tokio::test]

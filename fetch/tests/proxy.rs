@@ -7,16 +7,13 @@
 )]
 
 use std::sync::{
-    Arc, Mutex,
+    Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-use monok8s_fault_server::{FaultServer, Resource, Tls};
+use monok8s_fault_server::{FaultServer, Resource, Tls, Tunnels};
 use monok8s_fetch::{Client, Fetched, Policy};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, copy_bidirectional},
-    net::{TcpListener, TcpStream},
-};
+use tokio::net::TcpListener;
 
 /// What the processes below are told: the URL to fetch.
 const PLACE: &str = "MONOK8S_FETCH_PROXY_TEST";
@@ -75,36 +72,6 @@ async fn plain_http_is_asked_of_the_proxy() {
     assert_eq!(proxy.requests().len(), 3);
 }
 
-/// A proxy that makes tunnels (RFC 9110, section 9.3.6) to one place, whatever is asked for.
-async fn tunnels(to: std::net::SocketAddr) -> (String, Arc<Mutex<Vec<String>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let log = Arc::clone(&asked);
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let log = Arc::clone(&log);
-            tokio::spawn(async move {
-                let mut stream = BufReader::new(stream);
-                let mut head = Vec::new();
-                loop {
-                    let mut line = String::new();
-                    stream.read_line(&mut line).await.unwrap();
-                    if line.trim().is_empty() {
-                        break;
-                    }
-                    head.push(line.trim().to_owned());
-                }
-                log.lock().unwrap().push(head[0].clone());
-                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
-                let mut server = TcpStream::connect(to).await.unwrap();
-                copy_bidirectional(&mut stream, &mut server).await.ok();
-            });
-        }
-    });
-    (url, asked)
-}
-
 #[tokio::test]
 async fn https_goes_through_a_tunnel_and_the_proxy_sees_the_host_alone() {
     let server = FaultServer::builder()
@@ -113,21 +80,22 @@ async fn https_goes_through_a_tunnel_and_the_proxy_sees_the_host_alone() {
         .start()
         .await
         .unwrap();
-    let (proxy, asked) = tunnels(server.address()).await;
+    let proxy = Tunnels::start(server.address()).await.unwrap();
     let place = "https://images.invalid/c?key=hush";
-    fetch(place, server.ca_pem(), &[("HTTPS_PROXY", &proxy)]).await;
-    let asked = asked.lock().unwrap().clone();
-    assert_eq!(asked, ["CONNECT images.invalid:443 HTTP/1.1"]);
+    fetch(place, server.ca_pem(), &[("HTTPS_PROXY", &proxy.url())]).await;
+    assert_eq!(proxy.asked(), ["CONNECT images.invalid:443 HTTP/1.1"]);
     assert_eq!(server.requests().len(), 1);
 }
 
 #[tokio::test]
 async fn no_proxy_names_who_is_asked_directly() {
-    let server = FaultServer::builder()
-        .at("/c", Resource::new("here"))
-        .start()
-        .await
-        .unwrap();
+    let file = || Resource::new("here");
+    let plain = FaultServer::builder().at("/c", file()).start();
+    let secure = FaultServer::builder()
+        .tls(Tls::default())
+        .at("/c", file())
+        .start();
+    let (plain, secure) = (plain.await.unwrap(), secure.await.unwrap());
     let asked = Arc::new(AtomicUsize::new(0));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = format!("http://{}", listener.local_addr().unwrap());
@@ -139,8 +107,15 @@ async fn no_proxy_names_who_is_asked_directly() {
     });
     for direct in ["127.0.0.1", "127.0.0.0/8", "example.com,127.0.0.1"] {
         let variables = [("HTTP_PROXY", proxy.as_str()), ("NO_PROXY", direct)];
-        fetch(&server.url("/c"), None, &variables).await;
+        fetch(&plain.url("/c"), None, &variables).await;
     }
-    assert_eq!(server.requests().len(), 3);
+    assert_eq!(plain.requests().len(), 3);
+    let port = secure.address().port();
+    for (host, direct) in [("127.0.0.1", "127.0.0.1"), ("localhost", "localhost")] {
+        let variables = [("HTTPS_PROXY", proxy.as_str()), ("NO_PROXY", direct)];
+        let place = format!("https://{host}:{port}/c");
+        fetch(&place, secure.ca_pem(), &variables).await;
+    }
+    assert_eq!(secure.requests().len(), 2);
     assert_eq!(asked.load(Ordering::SeqCst), 0);
 }

@@ -8,8 +8,6 @@
     reason = "a test that cannot go on fails"
 )]
 
-mod server;
-#[path = "../support/mod.rs"]
 mod support;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -18,8 +16,10 @@ use monok8s_fault_server::{Fault as Serve, FaultServer, Resource, Tls};
 use monok8s_fetch::{
     Authorization, Beginning, Client, Credentials, Fault, FetchError, Kind, PolicyRefusal, Resume,
 };
-use serde_json::{Value, json};
-use server::{Access, PASSWORD, Pki, Registry, USER, digest};
+use monok8s_registry::{
+    Access, INDEX, MANIFEST, PASSWORD, Pki, Registry, USER, descriptor, digest, manifest,
+};
+use serde_json::json;
 use support::{builder, noise, read, request};
 
 const SHORT: Duration = Duration::from_millis(50);
@@ -36,26 +36,6 @@ async fn image(client: &Client, url: &str) -> Result<Vec<u8>, FetchError> {
         .map(|(bytes, _)| bytes)
 }
 
-fn descriptor(bytes: &[u8], media_type: &str) -> Value {
-    json!({"mediaType": media_type, "digest": digest(bytes), "size": bytes.len()})
-}
-
-/// A manifest whose layers are these.
-fn manifest(layers: &[&[u8]]) -> Vec<u8> {
-    let layers: Vec<Value> = layers
-        .iter()
-        .map(|bytes| descriptor(bytes, "application/vnd.oci.image.layer.v1.tar+zstd"))
-        .collect();
-    json!({
-        "schemaVersion": 2,
-        "mediaType": server::MANIFEST,
-        "config": descriptor(b"{}", "application/vnd.oci.empty.v1+json"),
-        "layers": layers,
-    })
-    .to_string()
-    .into_bytes()
-}
-
 #[tokio::test]
 async fn a_tag_a_digest_and_an_index() {
     let Some(registry) = Registry::start(Access::Anyone).await else {
@@ -63,31 +43,28 @@ async fn a_tag_a_digest_and_an_index() {
     };
     let client = trusting(&registry.pki);
     let (image_a, image_b) = (noise(SIZE), noise(SIZE / 2));
-    for blob in [&image_a[..], &image_b, b"{}"] {
-        registry
-            .push_blob(&client_for_pushing(&registry), blob)
-            .await;
+    for blob in [&image_a, &image_b] {
+        registry.push_blob(blob).await;
     }
-    let pusher = client_for_pushing(&registry);
     let single = manifest(&[&image_a]);
     let other = manifest(&[&image_b]);
     let double = manifest(&[&image_a, &image_b]);
     let entry = |bytes: &[u8], architecture: &str| {
-        let mut entry = descriptor(bytes, server::MANIFEST);
+        let mut entry = descriptor(bytes, MANIFEST);
         entry["platform"] = json!({"os": "linux", "architecture": architecture});
         entry
     };
     for (tag, bytes) in [("single", &single), ("other", &other), ("double", &double)] {
-        registry.push_manifest(&pusher, tag, bytes).await;
+        registry.push_manifest(tag, bytes).await;
     }
     let index = json!({
         "schemaVersion": 2,
-        "mediaType": server::INDEX,
+        "mediaType": INDEX,
         "manifests": [entry(&other, "arm64"), entry(&single, "amd64")],
     })
     .to_string()
     .into_bytes();
-    registry.push_manifest(&pusher, "both", &index).await;
+    registry.push_manifest("both", &index).await;
 
     assert!(image(&client, &registry.name(":single")).await.unwrap() == image_a);
     let by_digest = registry.name(&format!("@{}", digest(&other)));
@@ -124,25 +101,11 @@ async fn a_tag_a_digest_and_an_index() {
     assert_eq!(error.kind(), Kind::Untrusted, "{error}");
 }
 
-fn client_for_pushing(registry: &Registry) -> reqwest::Client {
-    let ca = reqwest::Certificate::from_pem(registry.pki.ca_pem().as_bytes()).unwrap();
-    // Building a client of our own makes sure that there is a TLS provider.
-    drop(trusting(&registry.pki));
-    reqwest::Client::builder()
-        .tls_certs_only([ca])
-        .no_proxy()
-        .build()
-        .unwrap()
-}
-
 /// A registry with one image, which whoever `access` lets in may read.
 async fn with_an_image(access: Access) -> Option<(Registry, Vec<u8>)> {
     let open = Registry::start(Access::Anyone).await?;
-    let (pusher, content) = (client_for_pushing(&open), noise(SIZE));
-    open.push_blob(&pusher, &content).await;
-    open.push_blob(&pusher, b"{}").await;
-    open.push_manifest(&pusher, "t", &manifest(&[&content]))
-        .await;
+    let content = noise(SIZE);
+    open.push("t", &content).await;
     Some((open.restart(access).await, content))
 }
 
@@ -363,13 +326,7 @@ impl Imitation {
     }
 
     fn client(&self) -> Client {
-        builder()
-            .ca_pem(self.registry.ca_pem().unwrap())
-            .unwrap()
-            .ca_pem(self.storage.ca_pem().unwrap())
-            .unwrap()
-            .build()
-            .unwrap()
+        trusting_all(&[self])
     }
 
     fn name(&self) -> String {
@@ -384,6 +341,17 @@ impl Imitation {
             .map(|r| (r.path().to_owned(), r.header("authorization").is_some()))
             .collect()
     }
+}
+
+/// A client that trusts each one's registry and storage.
+fn trusting_all(worlds: &[&Imitation]) -> Client {
+    let servers = worlds.iter().flat_map(|w| [&w.registry, &w.storage]);
+    servers
+        .fold(builder(), |builder, server| {
+            builder.ca_pem(server.ca_pem().unwrap()).unwrap()
+        })
+        .build()
+        .unwrap()
 }
 
 #[tokio::test]
@@ -495,13 +463,7 @@ async fn a_layers_bytes_must_have_its_digest() {
     }
 
     // Another registry has it, and is asked from the first byte on.
-    let client = builder()
-        .ca_pem(bad.registry.ca_pem().unwrap())
-        .and_then(|b| b.ca_pem(bad.storage.ca_pem().unwrap()))
-        .and_then(|b| b.ca_pem(good.registry.ca_pem().unwrap()))
-        .and_then(|b| b.ca_pem(good.storage.ca_pem().unwrap()))
-        .and_then(monok8s_fetch::ClientBuilder::build)
-        .unwrap();
+    let client = trusting_all(&[&bad, &good]);
     let (mut wanted, events) = request(&bad.name(), LONG);
     wanted.mirrors = vec![support::url(&good.name())];
     let (bytes, starts) = read(&client, wanted).await.unwrap();
@@ -522,13 +484,7 @@ async fn a_mirror_with_the_same_layer_goes_on() {
     );
     one.storage
         .inject("/stored", (0..9).map(|_| Serve::status(404)));
-    let client = builder()
-        .ca_pem(one.registry.ca_pem().unwrap())
-        .and_then(|b| b.ca_pem(one.storage.ca_pem().unwrap()))
-        .and_then(|b| b.ca_pem(two.registry.ca_pem().unwrap()))
-        .and_then(|b| b.ca_pem(two.storage.ca_pem().unwrap()))
-        .and_then(monok8s_fetch::ClientBuilder::build)
-        .unwrap();
+    let client = trusting_all(&[&one, &two]);
     let (mut wanted, events) = request(&one.name(), LONG);
     wanted.mirrors = vec![support::url(&two.name())];
     let (bytes, starts) = read(&client, wanted).await.unwrap();

@@ -1,4 +1,10 @@
-//! Debian's docker-registry with TLS, and who it lets in.
+//! Debian's docker-registry with TLS, run for a test, and whom it lets in.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a test that cannot go on fails"
+)]
 
 use std::{
     fs,
@@ -15,24 +21,33 @@ use rcgen::{
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+/// Media type of a manifest.
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// Media type of an index of manifests.
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// Whom [`Access::Password`] lets in.
 pub const USER: &str = "node";
+/// With what.
 pub const PASSWORD: &str = "letmein";
 /// The password above, as `htpasswd -B` writes it.
 const PASSWORD_LINE: &str = "node:$2b$05$P9JP7MLdfNTrIsfsFvSLBeVoqGUvszdnHK11jZonXrY2sWTsDLLbW\n";
+const PROGRAM: &str = "/usr/bin/docker-registry";
 /// Longest that a registry may take to come up on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Who may read.
 pub enum Access {
+    /// Everybody.
     Anyone,
+    /// [`USER`] with [`PASSWORD`].
     Password,
     /// Who shows a certificate of the registry's own authority.
     Certificate,
     /// Who shows a token that was signed by this authority's key.
     Token {
+        /// Where tokens are to be had.
         realm: String,
+        /// The authority.
         pki: Box<Pki>,
     },
 }
@@ -43,7 +58,14 @@ pub struct Pki {
     certificate: rcgen::Certificate,
 }
 
+impl Default for Pki {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Pki {
+    /// A new one.
     pub fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -58,6 +80,7 @@ impl Pki {
         }
     }
 
+    /// Its own certificate.
     pub fn ca_pem(&self) -> String {
         self.certificate.pem()
     }
@@ -115,8 +138,33 @@ pub fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", HEXLOWER.encode(&Sha256::digest(bytes)))
 }
 
-/// A registry under way, with one repository.
+/// What says what some bytes are, as manifests name their parts.
+pub fn descriptor(bytes: &[u8], media_type: &str) -> Value {
+    json!({"mediaType": media_type, "digest": digest(bytes), "size": bytes.len()})
+}
+
+/// The artifact's empty configuration, which is a blob like any other.
+const NOTHING: &[u8] = b"{}";
+
+/// A manifest whose layers are these.
+pub fn manifest(layers: &[&[u8]]) -> Vec<u8> {
+    let layers: Vec<Value> = layers
+        .iter()
+        .map(|bytes| descriptor(bytes, "application/vnd.oci.image.layer.v1.tar+zstd"))
+        .collect();
+    json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": descriptor(NOTHING, "application/vnd.oci.empty.v1+json"),
+        "layers": layers,
+    })
+    .to_string()
+    .into_bytes()
+}
+
+/// A registry under way, with one repository. Dropping it ends it.
 pub struct Registry {
+    /// Signs the registry's own certificate, and those that it lets in.
     pub pki: Pki,
     folder: tempfile::TempDir,
     process: Child,
@@ -126,9 +174,8 @@ pub struct Registry {
 impl Registry {
     /// Starts a registry; none where the program is not installed, which root's tests need.
     pub async fn start(access: Access) -> Option<Self> {
-        let program = "/usr/bin/docker-registry";
-        if !Path::new(program).exists() {
-            let line = format!("{program} is not there (apt-get install docker-registry)");
+        if !Path::new(PROGRAM).exists() {
+            let line = format!("{PROGRAM} is not there (apt-get install docker-registry)");
             assert!(!rustix::process::geteuid().is_root(), "{line}");
             let name = std::thread::current().name().unwrap_or("a test").to_owned();
             // Past the harness, which shows nothing of a test that passes.
@@ -137,7 +184,7 @@ impl Registry {
         }
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::new();
-        let (process, port) = run(program, folder.path(), &pki, access).await;
+        let (process, port) = run(folder.path(), &pki, access).await;
         Some(Self {
             pki,
             folder,
@@ -146,14 +193,14 @@ impl Registry {
         })
     }
 
-    /// The same storage under other rules.
+    /// The same storage under other rules, at another port.
     pub async fn restart(mut self, access: Access) -> Self {
         end(&mut self.process);
-        let folder = self.folder.path();
-        (self.process, self.port) = run("docker-registry", folder, &self.pki, access).await;
+        (self.process, self.port) = run(self.folder.path(), &self.pki, access).await;
         self
     }
 
+    /// Address and port.
     pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
@@ -167,25 +214,39 @@ impl Registry {
         format!("https://{}/v2/monok8s/rootfs/{path}", self.host())
     }
 
-    pub async fn push_blob(&self, client: &reqwest::Client, bytes: &[u8]) {
-        let begun = client
-            .post(self.url("blobs/uploads/"))
-            .send()
-            .await
-            .unwrap();
-        assert_eq!(begun.status(), 202);
-        let place = begun.headers()["location"].to_str().unwrap();
-        let mut place = begun.url().join(place).unwrap();
-        place
-            .query_pairs_mut()
-            .append_pair("digest", &digest(bytes));
-        let put = client.put(place).body(bytes.to_vec()).send().await.unwrap();
-        assert_eq!(put.status(), 201);
+    /// Puts an artifact there whose only layer is this, and returns its digest. Needs [`Access::Anyone`].
+    pub async fn push(&self, tag: &str, layer: &[u8]) -> String {
+        self.push_blob(layer).await;
+        let manifest = manifest(&[layer]);
+        self.push_manifest(tag, &manifest).await;
+        digest(&manifest)
     }
 
-    pub async fn push_manifest(&self, client: &reqwest::Client, tag: &str, bytes: &[u8]) {
+    /// Puts a part there; with the first comes the configuration that artifacts share.
+    pub async fn push_blob(&self, bytes: &[u8]) {
+        let client = self.client();
+        for bytes in [NOTHING, bytes] {
+            let begun = client
+                .post(self.url("blobs/uploads/"))
+                .send()
+                .await
+                .unwrap();
+            assert_eq!(begun.status(), 202);
+            let place = begun.headers()["location"].to_str().unwrap();
+            let mut place = begun.url().join(place).unwrap();
+            place
+                .query_pairs_mut()
+                .append_pair("digest", &digest(bytes));
+            let put = client.put(place).body(bytes.to_vec()).send().await.unwrap();
+            assert_eq!(put.status(), 201);
+        }
+    }
+
+    /// Puts a manifest or an index there, all parts of which are there already.
+    pub async fn push_manifest(&self, tag: &str, bytes: &[u8]) {
         let media_type = serde_json::from_slice::<Value>(bytes).unwrap()["mediaType"].clone();
-        let put = client
+        let put = self
+            .client()
             .put(self.url(&format!("manifests/{tag}")))
             .header("content-type", media_type.as_str().unwrap())
             .body(bytes.to_vec())
@@ -193,6 +254,17 @@ impl Registry {
             .await
             .unwrap();
         assert_eq!(put.status(), 201, "{tag}");
+    }
+
+    fn client(&self) -> reqwest::Client {
+        // There may be one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let ca = reqwest::Certificate::from_pem(self.pki.ca_pem().as_bytes()).unwrap();
+        reqwest::Client::builder()
+            .tls_certs_only([ca])
+            .no_proxy()
+            .build()
+            .unwrap()
     }
 }
 
@@ -207,11 +279,8 @@ fn end(process: &mut Child) {
     process.wait().ok();
 }
 
-/// Runs a registry over a folder, and waits until it answers.
-async fn run(program: &str, folder: &Path, pki: &Pki, access: Access) -> (Child, u16) {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
+/// Runs a registry over a folder, and waits until it listens.
+async fn run(folder: &Path, pki: &Pki, access: Access) -> (Child, u16) {
     let put = |name: &str, text: &str| {
         let path = folder.join(name);
         fs::write(&path, text).unwrap();
@@ -224,7 +293,8 @@ async fn run(program: &str, folder: &Path, pki: &Pki, access: Access) -> (Child,
     });
     let mut config = json!({
         "version": "0.1",
-        "log": {"level": "warn"},
+        // At this level it says at which port it listens.
+        "log": {"level": "info"},
         "storage": {"filesystem": {"rootdirectory": folder.join("storage")}},
     });
     match access {
@@ -241,28 +311,36 @@ async fn run(program: &str, folder: &Path, pki: &Pki, access: Access) -> (Child,
             }});
         }
     }
-    config["http"] = json!({"addr": format!("127.0.0.1:{port}"), "tls": tls});
+    // A port that somebody else chose might be taken by the time the registry asks for it.
+    config["http"] = json!({"addr": "127.0.0.1:0", "tls": tls});
     // JSON is YAML.
     let config = put("config.yml", &config.to_string());
-    let log = fs::File::create(folder.join("log")).unwrap();
-    let mut process = Command::new(program)
+    let log = folder.join("log");
+    let mut process = Command::new(PROGRAM)
         .arg("serve")
         .arg(config)
         .stdout(Stdio::null())
-        .stderr(log)
+        .stderr(fs::File::create(&log).unwrap())
         .spawn()
         .unwrap();
-    let answers = async {
-        while tokio::net::TcpStream::connect(("127.0.0.1", port))
-            .await
-            .is_err()
-        {
+    let listens = async {
+        loop {
             let ended = process.try_wait().unwrap();
-            let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
+            let log = fs::read_to_string(&log).unwrap_or_default();
+            if let Some(port) = port_in(&log) {
+                return port;
+            }
             assert!(ended.is_none(), "the registry ended: {log}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, answers).await.unwrap();
+    let port = tokio::time::timeout(PATIENCE, listens).await.unwrap();
     (process, port)
+}
+
+/// What follows `listening on 127.0.0.1:`, once the whole line is there.
+fn port_in(log: &str) -> Option<u16> {
+    let (_, after) = log.split_once("listening on 127.0.0.1:")?;
+    let end = after.find(|c: char| !c.is_ascii_digit())?;
+    after[..end].parse().ok()
 }
