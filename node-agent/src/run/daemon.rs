@@ -245,6 +245,14 @@ async fn client(args: &Args) -> Result<Client, StartError> {
         }
         None => Config::infer().await.map_err(|e| unusable(&e))?,
     };
+    // The environment's proxy is for images (docs/images.md), as it is with a pod's service account, which heeds none.
+    let variables = ["HTTPS_PROXY", "https_proxy"];
+    let environments = variables
+        .iter()
+        .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()));
+    if environments.and_then(|proxy| proxy.parse().ok()) == config.proxy_url {
+        config.proxy_url = None;
+    }
     config.connect_timeout = Some(CONNECT);
     // A failed write is replaced by the newest state, with pauses of our own: the client's would hold on to the old one.
     config.default_retry = false;

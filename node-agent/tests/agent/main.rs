@@ -19,4 +19,5 @@ mod promises;
 mod refused;
 mod resume;
 mod scene;
+mod sources;
 mod told;
