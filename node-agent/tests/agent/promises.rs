@@ -9,6 +9,7 @@ use std::{
 use futures::{StreamExt as _, future::LocalBoxFuture, stream};
 use kube::{ResourceExt as _, runtime::watcher::Event};
 use monok8s_api::{OSUpgradeProgressStatus, reason::ProgressPhase};
+use monok8s_boot::SlotName;
 use monok8s_node_agent::record::Step;
 use monok8s_sandbox::{image_server::Fault, node::NodeOptions, wait};
 use serde_json::{Value, json};
@@ -261,6 +262,29 @@ async fn by_file(scene: &Scene, folder: &Path) {
     std::fs::remove_dir_all(&beside).unwrap();
 }
 
+/// Neither source has what was promised: the failure tells of the one that was read last, where it was written to, and
+/// how far.
+async fn mirrors(scene: &Scene) {
+    let name = "mirrors";
+    let (first, last) = (scene.serve(name, None), scene.serve("mirrors/last", None));
+    let mut image = scene.image(&first);
+    image["mirrors"] = json!([last]);
+    image["checksum"] = json!(format!("sha256:{:064}", 0));
+    scene.progress(name, json!({"image": image})).await;
+    let status = scene.fails(name, "ChecksumMismatch").await;
+    let size = image["size"].as_i64().unwrap();
+    assert_eq!((status.bytes_done, status.bytes_total), (size, size));
+    let slot = scene.node(name).slot_device(SlotName::B).unwrap();
+    for part in [
+        last,
+        format!("slot B ({})", slot.display()),
+        format!("{size} of {size} bytes were written; the slot is marked bad"),
+    ] {
+        assert!(status.message.contains(&part), "{part}: {}", status.message);
+    }
+    assert!(!status.message.contains(&first), "{}", status.message);
+}
+
 /// A catalog in a ConfigMap that the agents may not read: the message names what to grant.
 async fn config_map(scene: &Scene) {
     let name = "config-map";
@@ -346,7 +370,7 @@ async fn no_reboot(scene: &Scene) {
     assert_eq!(node.active_slot, "A");
     // What the firmware would start now is the old system.
     let boot = scene.node(name).reset().await.unwrap();
-    assert_eq!((boot.slot, boot.trial), (monok8s_boot::SlotName::A, false));
+    assert_eq!((boot.slot, boot.trial), (SlotName::A, false));
 }
 
 /// Statuses: one per phase while bytes are slow, and numbers that only grow.
@@ -409,6 +433,7 @@ async fn an_agent_keeps_its_promises() {
         "two",
         "by-hand",
         "by-file",
+        "mirrors",
         "config-map",
         "nonce",
         "quiet",
@@ -462,6 +487,7 @@ async fn an_agent_keeps_its_promises() {
         ("two", Box::pin(two(scene))),
         ("by-hand", Box::pin(by_hand(scene))),
         ("by-file", Box::pin(by_file(scene, images.path()))),
+        ("mirrors", Box::pin(mirrors(scene))),
         ("config-map", Box::pin(config_map(scene))),
         ("nonce", Box::pin(nonce(scene))),
         ("quiet", Box::pin(quiet(scene))),

@@ -19,7 +19,7 @@ use monok8s_api::{
 use monok8s_boot::{Host, Slot, clock, inspect};
 use monok8s_fetch::{Beginning, Client, ImageBody, ImageRequest, RateLimit, Resume, SourceUrl};
 use monok8s_image::{
-    ChecksumMatched, Digest, Expectation, HostDevice, InstallError, Installed, Start,
+    ChecksumMatched, Device as _, Digest, Expectation, HostDevice, InstallError, Installed, Start,
 };
 use tokio::{
     sync::{oneshot, watch},
@@ -48,8 +48,8 @@ use crate::{
 };
 use gate::Gated;
 use resume::{Found, Lost};
-use stream::{Outcome, Show, Terms};
-use words::{OTHER_IMAGE, What, left};
+use stream::{Outcome, Show, Stream, Terms};
+use words::{Left, OTHER_IMAGE, What};
 
 /// What every installation needs.
 #[derive(Clone, Debug)]
@@ -173,15 +173,16 @@ impl Installer {
     }
 
     async fn begin(&mut self, job: &Job) -> Result<Begun, NotOpened> {
+        let left = Left::before(job.wrote);
         let image = job.image.checked().map_err(|e| {
             Trouble::new(
                 FailureReason::PolicyRefused,
-                format!("the image cannot be installed: {e}; {}", left(job.wrote)),
+                format!("the image cannot be installed: {e}; {left}"),
             )
         })?;
         let (slot, device) = self.claim(job)?;
         let object = self.tools.objects.get(&job.uid);
-        let (mut request, url, rate) = self.request(&image, object.as_deref(), job.wrote)?;
+        let (mut request, url, rate) = self.request(&image, object.as_deref(), left)?;
         let named = object
             .as_ref()
             .and_then(|o| o.spec.download.credentials.clone());
@@ -198,7 +199,7 @@ impl Installer {
                 size: Some(size),
                 capacity: what.slot.size,
             };
-            return Err(what.trouble(&error, job.wrote).into());
+            return Err(what.trouble(&error, left).into());
         }
         let client = match named {
             Some(name) => {
@@ -213,12 +214,15 @@ impl Installer {
             at: found.start.file_bytes(),
             file: found.file.clone(),
         });
-        info!(url = %what.url, slot = %job.to, device = %what.slot.device.display(), "installing");
+        info!(
+            url = %what.url, slot = %job.to, device = %what.slot.device.display(), access = %device.access(),
+            "installing"
+        );
         let body = tokio::select! {
             body = client.open(request) => body,
             () = self.interrupted(&job.uid, &rate) => return Err(NotOpened::Stopped),
         };
-        let body = body.map_err(|e| what.fetch_trouble(&e, job.wrote))?;
+        let body = body.map_err(|e| what.fetch_trouble(&e, left))?;
         let start = self.place(&body, found);
         let terms = Terms {
             expectation: Expectation {
@@ -234,8 +238,8 @@ impl Installer {
             resumed_at: start.image_bytes(),
             image: pinned(&job.image, &body),
         };
-        self.start(job, body, device, start, terms, what, rate)
-            .await?;
+        let stream = Stream { body, start, terms };
+        self.start(job, stream, device, what, rate).await?;
         Ok(begun)
     }
 
@@ -246,21 +250,14 @@ impl Installer {
                 .host
                 .open_target(job.to, &self.settings.state_dir)
         });
-        let target = target.map_err(|e| {
-            Trouble::new(
-                reasons::of_boot(e.reason()),
-                format!("{e}; {}", left(job.wrote)),
-            )
-        })?;
+        let left = Left::before(job.wrote);
+        let target = target
+            .map_err(|e| Trouble::new(reasons::of_boot(e.reason()), format!("{e}; {left}")))?;
         let path = target.slot.device.display().to_string();
         let device = HostDevice::new(target.file, &*path).map_err(|e| {
             Trouble::new(
                 FailureReason::SlotReadOnly,
-                format!(
-                    "slot {}: {path} cannot be written to: {e}; {}",
-                    job.to,
-                    left(job.wrote)
-                ),
+                format!("slot {}: {path} cannot be written to: {e}; {left}", job.to),
             )
         })?;
         Ok((target.slot, device))
@@ -276,10 +273,8 @@ impl Installer {
         patience: Duration,
     ) -> Result<Client, NotOpened> {
         let end = |reason, message: String| {
-            NotOpened::Failed(Trouble::new(
-                reason,
-                format!("{message}; {}", left(job.wrote)),
-            ))
+            let left = Left::before(job.wrote);
+            NotOpened::Failed(Trouble::new(reason, format!("{message}; {left}")))
         };
         let began = clock::since_boot();
         let mut backoff = Backoff::default();
@@ -296,7 +291,8 @@ impl Installer {
                         return Err(end(
                             FailureReason::DownloadFailed,
                             format!(
-                                "{called} (download.credentials) could not be read: {why}; asked again for {} s                                  (download.retryFor). Change spec.retryNonce to try again",
+                                "{called} (download.credentials) could not be read: {why}; asked again for {} s \
+                                 (download.retryFor). Change spec.retryNonce to try again",
                                 patience.as_secs()
                             ),
                         ));
@@ -375,7 +371,8 @@ impl Installer {
             beginning => {
                 if let Beginning::StartedOver { change, .. } = beginning {
                     warn!(
-                        "{} does not go on with the file that the slot was written from ({change}); it is written from                          its beginning",
+                        "{} does not go on with the file that the slot was written from ({change}); it is written from \
+                         its beginning",
                         body.url()
                     );
                 }
@@ -386,15 +383,12 @@ impl Installer {
     }
 
     /// Starts the installation and waits for its first write, or for its end when nothing is left to write.
-    #[allow(clippy::too_many_arguments, reason = "what was found out one by one")]
     async fn start(
         &mut self,
         job: &Job,
-        body: ImageBody,
+        stream: Stream,
         device: HostDevice,
-        start: Start,
-        terms: Terms,
-        what: What,
+        mut what: What,
         rate: RateLimit,
     ) -> Result<(), NotOpened> {
         let (device, asked, permit) = Gated::new(device);
@@ -403,31 +397,28 @@ impl Installer {
             live: self.tools.live.clone(),
             metrics: self.tools.metrics.clone(),
         };
-        if start.image_bytes() > 0 {
-            show.resumed(start.image_bytes(), terms.expectation.size);
+        if stream.start.image_bytes() > 0 {
+            show.resumed(stream.start.image_bytes(), stream.terms.expectation.size);
         }
-        let mut outcome = tokio::spawn(stream::run(
-            body,
-            device,
-            start,
-            terms,
-            cancel.clone(),
-            show,
-        ));
+        let mut outcome = tokio::spawn(stream::run(stream, device, cancel.clone(), show));
         let outcome = tokio::select! {
             Ok(()) = asked => outcome,
-            ended = &mut outcome => match ended {
-                Ok(Err(e)) => return Err(what.trouble(&e, job.wrote).into()),
-                Ok(Ok((installed, _))) if installed.image_bytes == 0 => {
-                    return Err(Trouble::new(
-                        FailureReason::NotAnImage,
-                        format!("{} holds an empty image; {}", what.url, left(job.wrote)),
-                    ).into());
+            ended = &mut outcome => {
+                let ended = ended.map_err(|e| what.died(&e))?;
+                what.url = ended.from.clone();
+                let left = Left::before(job.wrote);
+                match &ended.result {
+                    Err(e) => return Err(what.trouble(e, left).into()),
+                    Ok((installed, _)) if installed.image_bytes == 0 => {
+                        return Err(Trouble::new(
+                            FailureReason::NotAnImage,
+                            format!("{} holds an empty image; {left}", what.url),
+                        ).into());
+                    }
+                    // All of it was there.
+                    Ok(_) => tokio::spawn(async { ended }),
                 }
-                // All of it was there.
-                Ok(Ok(done)) => tokio::spawn(async { Ok(done) }),
-                Err(e) => return Err(what.died(&e).into()),
-            },
+            }
             () = self.interrupted(&job.uid, &rate) => {
                 cancel.cancel();
                 drop(permit);
@@ -453,16 +444,23 @@ impl Installer {
         if let Some(permit) = running.permit.take() {
             let _ = permit.send(());
         }
-        let (outcome, stopped) = tokio::select! {
+        let (ended, stopped) = tokio::select! {
             outcome = &mut running.outcome => (outcome, false),
             () = self.interrupted(&job.uid, &running.rate) => {
                 running.cancel.cancel();
                 (running.outcome.await, true)
             }
         };
-        let what = &running.what;
-        match outcome {
-            Ok(Ok((installed, device))) => {
+        let Outcome { result, from } = match ended {
+            Ok(outcome) => outcome,
+            Err(e) => return Written::Failed(running.what.died(&e)),
+        };
+        let what = What {
+            url: from,
+            ..running.what
+        };
+        match result {
+            Ok((installed, device)) => {
                 let times = &installed.times;
                 info!(
                     "slot {} holds the image: {} bytes written, {} cleared, {} found there already, {} from before; {}",
@@ -473,16 +471,18 @@ impl Installer {
                     installed.resumed_at,
                     installed.access
                 );
-                let looked = block_in_place(|| self.look_inside(what));
+                let looked = block_in_place(|| self.look_inside(&what));
                 drop(device);
                 match looked {
                     Ok(()) => Written::Proven(proof(&installed)),
                     Err(trouble) => Written::Failed(trouble),
                 }
             }
-            Ok(Err(_)) if stopped => Written::Stopped,
-            Ok(Err(e)) => Written::Failed(what.trouble(&e, true)),
-            Err(e) => Written::Failed(what.died(&e)),
+            Err(_) if stopped => Written::Stopped,
+            Err(e) => {
+                let left = Left::after(&self.tools.live.borrow());
+                Written::Failed(what.trouble(&e, left))
+            }
         }
     }
 
@@ -551,14 +551,14 @@ impl Installer {
         &self,
         image: &CheckedImage,
         object: Option<&OSUpgradeProgress>,
-        wrote: bool,
+        left: Left,
     ) -> Result<(ImageRequest, SourceUrl, RateLimit), Trouble> {
         let mut urls = Vec::new();
         for url in &image.urls {
             let url: SourceUrl = url.as_str().parse().map_err(|e| {
                 Trouble::new(
                     FailureReason::PolicyRefused,
-                    format!("the image's URL is not used: {e}; {}", left(wrote)),
+                    format!("the image's URL is not used: {e}; {left}"),
                 )
             })?;
             urls.push(url);
@@ -566,7 +566,7 @@ impl Installer {
         if urls.is_empty() {
             return Err(Trouble::new(
                 FailureReason::PolicyRefused,
-                format!("the image has no URL; {}", left(wrote)),
+                format!("the image has no URL; {left}"),
             ));
         }
         let first = urls.remove(0);
@@ -676,6 +676,31 @@ mod tests {
         let pinned = in_place_of(&image, &read, &pin);
         assert_eq!(pinned.url, image.url);
         assert_eq!(pinned.mirrors, [digest, "oci://r/a:u".to_owned()]);
+    }
+
+    /// A device's name is another partition's after the next boot.
+    #[test]
+    fn an_installation_is_of_a_partition_whatever_its_device_is_called() {
+        let job = Job {
+            uid: "u".to_owned(),
+            attempt: 1,
+            to: SlotName::B,
+            image: ImageRef::default(),
+            wrote: false,
+        };
+        let in_slot = |device: &str, part_uuid: Option<u128>| {
+            let slot = Slot {
+                name: SlotName::B,
+                device: PathBuf::from(device),
+                part_uuid: part_uuid.map(uuid::Uuid::from_u128),
+                size: 1,
+            };
+            installation(&job, &slot)
+        };
+        let one = in_slot("/dev/sda3", Some(1));
+        assert_eq!(one, in_slot("/dev/sdb3", Some(1)));
+        assert_ne!(one, in_slot("/dev/sda3", Some(2)));
+        assert_ne!(in_slot("/dev/sda3", None), in_slot("/dev/sdb3", None));
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use monok8s_fetch::{FetchError, FileIdentity, ImageBody};
+use monok8s_fetch::{FetchError, FileIdentity, ImageBody, SourceUrl};
 use monok8s_image::{
     Checkpoint, Expectation, InstallError, Installed, Observer, Options, Progress, Stage, Start,
     install_from,
@@ -34,7 +34,19 @@ use crate::{
 /// Chunks on their way from the network to the decoder.
 const CHUNKS: usize = 8;
 
-pub(super) type Outcome = Result<(Installed, Gated), InstallError>;
+/// What an installation is made from.
+pub(super) struct Stream {
+    pub(super) body: ImageBody,
+    pub(super) start: Start,
+    pub(super) terms: Terms,
+}
+
+/// How an installation ended.
+pub(super) struct Outcome {
+    pub(super) result: Result<(Installed, Gated), InstallError>,
+    /// The source that was read last.
+    pub(super) from: SourceUrl,
+}
 
 /// Where progress is shown.
 #[derive(Clone)]
@@ -135,16 +147,33 @@ impl Observer for Watching {
     }
 }
 
-/// Runs the installation; again from the file's first byte when that changed, or from another source when it is not
-/// what was promised.
+/// Runs the installation.
 pub(super) async fn run(
-    mut body: ImageBody,
-    mut device: Gated,
-    start: Start,
-    terms: Terms,
+    stream: Stream,
+    device: Gated,
     cancel: CancellationToken,
     show: Show,
 ) -> Outcome {
+    let Stream {
+        mut body,
+        start,
+        terms,
+    } = stream;
+    let result = install(&mut body, start, &terms, device, &cancel, &show).await;
+    let from = body.url().clone();
+    Outcome { result, from }
+}
+
+/// Installs; again from the file's first byte when that changed, or from another source when it is not what was
+/// promised.
+async fn install(
+    body: &mut ImageBody,
+    start: Start,
+    terms: &Terms,
+    mut device: Gated,
+    cancel: &CancellationToken,
+    show: &Show,
+) -> Result<(Installed, Gated), InstallError> {
     let mut start = Some(start);
     loop {
         let start = start.take().unwrap_or_else(Start::at_the_beginning);
@@ -175,7 +204,7 @@ pub(super) async fn run(
             );
             (result, device)
         });
-        pump(&mut body, send, &reading, &cancel).await;
+        pump(body, send, &reading, cancel).await;
         let (result, returned) = match installing.await {
             Ok(done) => done,
             Err(e) => return Err(InstallError::Resources(io::Error::other(e))),
