@@ -1323,11 +1323,11 @@ fn a_queued_entry_goes_with_its_progress() {
     assert_eq!(world.borrow().record().unwrap().attempts, []);
 }
 
-/// Whoever makes room on the disk and changes the nonce at once has seen Failed, whatever the record says.
-#[test]
-fn a_nonce_that_follows_what_was_told_is_a_retry() {
+/// An attempt of which the API server has heard that it failed, and the record has not: the disk is full. `own`: the
+/// progress is the controller's.
+fn told_behind_a_full_disk(own: bool) -> (Rc<RefCell<World>>, Executor<Sim>) {
     let world = Rc::new(RefCell::new(World::new()));
-    world.borrow_mut().add("p1", false, Release::Reboot);
+    world.borrow_mut().add("p1", own, Release::Reboot);
     let mut executor = start(&world);
     while !world.borrow().under_way().is_some_and(|a| a.accepted) {
         assert_eq!(block_on(executor.step()), Flow::Again);
@@ -1335,6 +1335,13 @@ fn a_nonce_that_follows_what_was_told_is_a_retry() {
     world.borrow_mut().faults.insert(Fault::DiskFull);
     while block_on(executor.step()) == Flow::Again {}
     assert_eq!(phase_of(&world.borrow(), "p1").0, ProgressPhase::Failed);
+    (world, executor)
+}
+
+/// Whoever makes room on the disk and changes the nonce at once has seen Failed, whatever the record says.
+#[test]
+fn a_nonce_that_follows_what_was_told_is_a_retry() {
+    let (world, mut executor) = told_behind_a_full_disk(false);
     world.borrow_mut().faults.clear();
     nonce(&world, "again");
     while world.borrow().power {
@@ -1350,15 +1357,7 @@ fn a_nonce_that_follows_what_was_told_is_a_retry() {
 /// The record still has the attempt that was told Failed while it could not be written.
 #[test]
 fn an_attempt_that_was_retried_behind_a_full_disk_is_not_carried_on() {
-    let world = Rc::new(RefCell::new(World::new()));
-    world.borrow_mut().add("p1", true, Release::Reboot);
-    let mut executor = start(&world);
-    while !world.borrow().under_way().is_some_and(|a| a.accepted) {
-        assert_eq!(block_on(executor.step()), Flow::Again);
-    }
-    world.borrow_mut().faults.insert(Fault::DiskFull);
-    while block_on(executor.step()) == Flow::Again {}
-    assert_eq!(phase_of(&world.borrow(), "p1").0, ProgressPhase::Failed);
+    let (world, mut executor) = told_behind_a_full_disk(true);
     let release = |release| {
         let mut w = world.borrow_mut();
         w.objects.get_mut("p1").unwrap().spec.release = release;

@@ -1,43 +1,47 @@
 //! What an agent's flags do to an installation.
 
-use std::{fs, io::Write as _, os::unix::fs::MetadataExt as _};
+use std::{fs, io::Write as _, os::unix::fs::MetadataExt as _, path::Path};
 
-use monok8s_api::reason::ProgressPhase;
+use monok8s_api::{OSUpgradeProgressStatus, reason::ProgressPhase};
 use monok8s_boot::SlotName;
 use monok8s_sandbox::node::NodeOptions;
 use serde_json::json;
 
 use crate::scene::{NEW, Scene};
 
+/// Has a slot hold something. It is not made anew: it stays the file that it is.
+fn fill(slot: &Path, content: &[u8]) {
+    let mut slot = fs::File::options().write(true).open(slot).unwrap();
+    slot.write_all(content).unwrap();
+    slot.sync_all().unwrap();
+}
+
+/// Installs the image, and waits until it is proven.
+async fn stage(scene: &Scene, name: &str) -> OSUpgradeProgressStatus {
+    let image = scene.image(&scene.serve(name, None));
+    let spec = json!({"image": image, "release": "Stage"});
+    scene.progress(name, spec).await;
+    scene.phase(name, ProgressPhase::Staged).await
+}
+
 /// What the slot holds already costs no write, down to the file system that the slot is a file of.
 async fn compares(scene: &Scene) {
     let name = "compares";
     let node = scene.node(name);
     let image = scene.cluster.image(NEW).unwrap();
-    let device = node.slot_device(SlotName::B).unwrap();
-    // Not made anew: the slot stays the file that it is.
-    let mut slot = fs::File::options().write(true).open(&device).unwrap();
-    slot.write_all(&fs::read(&image.expanded).unwrap()).unwrap();
-    slot.sync_all().unwrap();
-    drop(slot);
-    let written = |path| {
-        let found = fs::metadata(path).unwrap();
+    let slot = node.slot_device(SlotName::B).unwrap();
+    fill(&slot, &fs::read(&image.expanded).unwrap());
+    let written = || {
+        let found = fs::metadata(&slot).unwrap();
         (found.mtime(), found.mtime_nsec(), found.blocks())
     };
-    let before = written(&device);
-    let url = scene.serve(name, None);
-    scene
-        .progress(
-            name,
-            json!({"image": scene.image(&url), "release": "Stage"}),
-        )
-        .await;
-    let staged = scene.phase(name, ProgressPhase::Staged).await;
+    let before = written();
+    let staged = stage(scene, name).await;
     assert_eq!(staged.bytes_done, i64::try_from(image.size).unwrap());
-    assert_eq!(written(&device), before, "something was written");
+    assert_eq!(written(), before, "something was written");
     let log = node.agent_log();
     let said = format!(
-        "0 bytes written, 0 cleared, {} found there already",
+        "0 bytes written, 0 cleared, {} found there already, 0 from before; ",
         image.size
     );
     assert!(log.contains(&said), "{log}");
@@ -48,24 +52,13 @@ async fn differs(scene: &Scene) {
     let name = "differs";
     let node = scene.node(name);
     let image = scene.cluster.image(NEW).unwrap();
-    let device = node.slot_device(SlotName::B).unwrap();
-    let mut content = fs::read(&image.expanded).unwrap();
-    let payload = content.len() / 64;
-    content[payload] ^= 1;
-    let mut slot = fs::File::options().write(true).open(&device).unwrap();
-    slot.write_all(&content).unwrap();
-    slot.sync_all().unwrap();
-    drop(slot);
-    let url = scene.serve(name, None);
-    scene
-        .progress(
-            name,
-            json!({"image": scene.image(&url), "release": "Stage"}),
-        )
-        .await;
-    scene.phase(name, ProgressPhase::Staged).await;
-    let slot = fs::read(&device).unwrap();
-    assert!(slot[..content.len()] == fs::read(&image.expanded).unwrap());
+    let slot = node.slot_device(SlotName::B).unwrap();
+    let promised = fs::read(&image.expanded).unwrap();
+    let mut content = promised.clone();
+    content[promised.len() / 64] ^= 1;
+    fill(&slot, &content);
+    stage(scene, name).await;
+    assert!(fs::read(&slot).unwrap()[..promised.len()] == promised);
     let log = node.agent_log();
     let said = format!("{} found there already", image.size - 4096);
     assert!(log.contains(&said), "{log}");
