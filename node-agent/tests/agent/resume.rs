@@ -1,9 +1,12 @@
 //! Agents killed in the middle of a packed image: they go on where the slot is proven, and download little of it twice.
 
 use std::{
+    cell::Cell,
+    env,
     fs::{self, File},
     ops::ControlFlow,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use k8s_openapi::api::events::v1::Event;
@@ -20,7 +23,10 @@ use monok8s_sandbox::{
 };
 use serde_json::{Value, json};
 
-use crate::scene::{LIMIT, NEW, Scene};
+use crate::{
+    process::resident,
+    scene::{LIMIT, NEW, Scene},
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -36,6 +42,14 @@ const IMAGE: u64 = 384 * MIB;
 
 /// Bytes a second: some seconds for the whole, so that there is a middle to be killed in.
 const RATE: u64 = 32 * MIB;
+
+/// Most memory that an agent takes to install it, in bytes: 64 MiB beyond the decoder's window, which is a frame here.
+const MEMORY: u64 = 68 * MIB;
+
+/// How often one agent is killed; the release's own run sets 200.
+fn kills() -> u64 {
+    env::var("MONOK8S_KILLS").map_or(6, |count| count.parse().unwrap())
+}
 
 /// A packed image.
 struct Packed {
@@ -80,6 +94,16 @@ impl Packed {
         json!({"version": NEW, "url": server.url(&path), "checksum": digest.to_string(), "size": IMAGE})
     }
 
+    /// Begins to install it, at a pace that leaves time to be killed in.
+    async fn begin(&self, scene: &Scene, name: &str, digest: &Digest) {
+        let image = self.publish(scene, name, digest);
+        let node = scene.node_of(name).unwrap().name();
+        let download = json!({"retryFor": "5m", "maxBytesPerSecond": RATE});
+        let spec =
+            json!({"nodeName": node, "image": image, "release": "Stage", "download": download});
+        scene.progress(name, spec).await;
+    }
+
     /// That the slot holds the image.
     fn is_in(&self, node: &Node) {
         let slot = fs::read(node.slot_device(SlotName::B).unwrap()).unwrap();
@@ -114,7 +138,7 @@ fn proven(node: &Node) -> u64 {
 
 /// Waits until a checkpoint beyond `bytes` is kept, or the image is in the slot.
 async fn past(scene: &Scene, name: &str, bytes: u64) {
-    let node = scene.node(name);
+    let node = scene.node_of(name).unwrap();
     let what = format!("{name} to have proven more than {bytes} bytes");
     wait::until(&what, LIMIT, || async {
         let staged = scene.status(name).await.phase == ProgressPhase::Staged;
@@ -136,9 +160,10 @@ async fn says(scene: &Scene, name: &str, what: &str) {
 async fn once(scene: &Scene, image: &Packed) {
     let name = "once";
     let node = scene.node(name);
-    let spec = json!({"image": image.publish(scene, name, &image.image_digest), "release": "Stage",
-                      "download": {"retryFor": "5m", "maxBytesPerSecond": RATE}});
-    scene.progress(name, spec).await;
+    // Without its code, which is larger in a program that was built to be debugged.
+    let memory = || node.agent_pid().and_then(|pid| resident(pid, "RssAnon"));
+    let idle = memory().unwrap();
+    image.begin(scene, name, &image.image_digest).await;
     past(scene, name, EPOCH).await;
     node.kill_agent_and_hold().await;
     let kept = proven(node);
@@ -148,7 +173,20 @@ async fn once(scene: &Scene, image: &Packed) {
     );
     let before = asked_for(scene, name).len();
     node.start_agent();
-    let staged = scene.phase(name, ProgressPhase::Staged).await;
+    let most = Cell::new(0);
+    let staged = scene
+        .until(name, "Staged", |status| {
+            most.set(most.get().max(memory().unwrap_or(0)));
+            status.phase == ProgressPhase::Staged
+        })
+        .await;
+    let taken = most.get().saturating_sub(idle);
+    eprintln!(
+        "{name}: {} KiB of its own when idle, {} KiB more at most",
+        idle >> 10,
+        taken >> 10
+    );
+    assert!(taken <= MEMORY, "{taken} bytes, {MEMORY} are allowed");
     image.is_in(node);
     assert_eq!(staged.attempt, 1);
     assert_eq!(staged.bytes_done, i64::try_from(IMAGE).unwrap());
@@ -185,31 +223,61 @@ async fn once(scene: &Scene, image: &Packed) {
     .unwrap();
 }
 
-/// kill -9 again and again, wherever it happens to be; what the server has sent is counted.
+/// Killed as often as it is asked for, in as many installations as that takes.
 async fn often(scene: &Scene, image: &Packed) {
-    let name = "often";
-    let node = scene.node(name);
-    let spec = json!({"image": image.publish(scene, name, &image.file_digest), "release": "Stage",
-                      "download": {"retryFor": "5m", "maxBytesPerSecond": RATE}});
-    scene.progress(name, spec).await;
+    let (wanted, mut killed) = (kills(), 0);
+    let slot = scene.node("often").slot_device(SlotName::B).unwrap();
+    for round in 1.. {
+        // What an earlier installation has left there is no use to this one.
+        let slot = File::options().write(true).open(&slot).unwrap();
+        let size = slot.metadata().unwrap().len();
+        slot.set_len(0).unwrap();
+        slot.set_len(size).unwrap();
+        let name = format!("often-{round}");
+        killed += killed_until_staged(scene, image, &name, wanted - killed).await;
+        if killed >= wanted {
+            break;
+        }
+        scene.patch(&name, json!({"cancel": true})).await;
+        scene.phase(&name, ProgressPhase::Cancelled).await;
+    }
+}
+
+/// kill -9 again and again, wherever it happens to be, and power cuts; what the server has sent is counted. Returns how
+/// often: at most `most`.
+async fn killed_until_staged(scene: &Scene, image: &Packed, name: &str, most: u64) -> u64 {
+    let node = scene.node_of(name).unwrap();
+    let server = scene.cluster.image_server();
+    let begun = server.body_bytes();
+    image.begin(scene, name, &image.file_digest).await;
     let mut kills = 0;
     let mut reached = 0;
     let mut restarts = Vec::new();
-    while scene.status(name).await.phase != ProgressPhase::Staged && kills < 6 {
-        // Once a checkpoint is kept, and before there is a new one.
-        if kills % 2 == 0 {
-            past(scene, name, reached).await;
-        } else {
-            let server = scene.cluster.image_server();
-            let enough = server.body_bytes() + rand::random_range(0..EPOCH);
-            wait::until("some more bytes to be sent", LIMIT, || async {
-                let staged = scene.status(name).await.phase == ProgressPhase::Staged;
-                Ok((server.body_bytes() >= enough || staged).then_some(()))
-            })
-            .await
-            .unwrap();
+    while scene.status(name).await.phase != ProgressPhase::Staged && kills < most {
+        match kills % 4 {
+            // Once a checkpoint is kept, and before there is a new one.
+            0 | 2 => past(scene, name, reached).await,
+            1 => {
+                let enough = server.body_bytes() + rand::random_range(0..EPOCH);
+                wait::until("some more bytes to be sent", LIMIT, || async {
+                    let staged = scene.status(name).await.phase == ProgressPhase::Staged;
+                    Ok((server.body_bytes() >= enough || staged).then_some(()))
+                })
+                .await
+                .unwrap();
+            }
+            // While it starts, looks at what there is, or asks for the rest.
+            _ => {
+                let pause = Duration::from_millis(rand::random_range(0..2000));
+                tokio::time::sleep(pause).await;
+            }
         }
-        node.kill_agent_and_hold().await;
+        let power = kills % 4 == 2;
+        if power {
+            node.power_cut().await.unwrap();
+        } else {
+            node.kill_agent_and_hold().await;
+        }
         kills += 1;
         let kept = proven(node);
         assert!(
@@ -218,9 +286,12 @@ async fn often(scene: &Scene, image: &Packed) {
         );
         reached = reached.max(kept);
         restarts.push((asked_for(scene, name).len(), kept));
-        node.start_agent();
+        if power {
+            node.power_on().await.unwrap();
+        } else {
+            node.start_agent();
+        }
     }
-    assert!(kills > 2, "it was killed {kills} times only");
     let staged = scene.phase(name, ProgressPhase::Staged).await;
     image.is_in(node);
     assert_eq!(staged.attempt, 1);
@@ -232,7 +303,7 @@ async fn often(scene: &Scene, image: &Packed) {
         let goes_on = range.is_none_or(|r| r.is_some_and(|(from, _)| from > kept / 2));
         assert!(goes_on, "asked for {range:?} with {kept} bytes proven");
     }
-    let sent = scene.cluster.image_server().body_bytes();
+    let sent = server.body_bytes() - begun;
     let extra = sent.saturating_sub(image.file_bytes);
     let allowed = kills * (2 * EPOCH + UNDER_WAY);
     assert!(
@@ -244,15 +315,14 @@ async fn often(scene: &Scene, image: &Packed) {
         extra / MIB,
         image.file_bytes / MIB
     );
+    kills
 }
 
 /// A slot that something else has written to, and a file that is another one now: neither is gone on with.
 async fn distrusted(scene: &Scene, image: &Packed) {
     let name = "distrusted";
     let node = scene.node(name);
-    let spec = json!({"image": image.publish(scene, name, &image.image_digest), "release": "Stage",
-                      "download": {"retryFor": "5m", "maxBytesPerSecond": RATE}});
-    scene.progress(name, spec).await;
+    image.begin(scene, name, &image.image_digest).await;
     past(scene, name, 0).await;
     node.kill_agent_and_hold().await;
     {
@@ -299,9 +369,13 @@ async fn distrusted(scene: &Scene, image: &Packed) {
     image.is_in(node);
     let log = node.agent_log();
     assert!(log.contains("does not go on with the file"), "{log}");
-    let os_node = scene.os_node(name).await;
-    let slot = os_node.slots.iter().find(|s| s.name == "B").unwrap();
-    assert_eq!(slot.state, SlotState::Trial);
+    wait::until("OSNode to show a proven slot", LIMIT, || async {
+        let os_node = scene.os_node(name).await;
+        let slot = os_node.slots.iter().find(|s| s.name == "B").unwrap();
+        Ok((slot.state == SlotState::Trial).then_some(()))
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
