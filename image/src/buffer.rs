@@ -1,6 +1,7 @@
 //! Buffers that direct I/O accepts, and the pools they circulate in.
 
 use std::{
+    io::{self, Read},
     ops::{Deref, DerefMut},
     sync::mpsc::{Receiver, SyncSender, sync_channel},
 };
@@ -87,15 +88,34 @@ pub(crate) fn is_zero(bytes: &[u8]) -> bool {
         .all(|line| line.iter().fold(0, |seen, byte| seen | byte) == 0)
 }
 
-/// The two ends of a circle of `count` buffers: who fills them takes from the receiver, who has used one gives it
-/// back to the sender. Each end sees that the other is gone.
-pub(crate) fn pool(count: usize, length: usize) -> (SyncSender<Buffer>, Receiver<Buffer>) {
+/// Reads until `room` is full or the source ends; how much there was, and why it was no more where that is an error.
+pub(crate) fn fill(source: &mut dyn Read, room: &mut [u8]) -> (usize, io::Result<()>) {
+    let mut length = 0;
+    while length < room.len() {
+        match source.read(&mut room[length..]) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (length, Err(error)),
+        }
+    }
+    (length, Ok(()))
+}
+
+/// The two ends of a circle of `count` things: who needs one takes it from the receiver, who has used it gives it back to
+/// the sender. Each end sees that the other is gone.
+pub(crate) fn circle<T>(count: usize, make: impl Fn() -> T) -> (SyncSender<T>, Receiver<T>) {
     let (give, take) = sync_channel(count);
     for _ in 0..count {
         // There is room for all of them, and the receiver is right here.
-        let _ = give.send(Buffer::new(length));
+        let _ = give.send(make());
     }
     (give, take)
+}
+
+/// A circle of buffers.
+pub(crate) fn pool(count: usize, length: usize) -> (SyncSender<Buffer>, Receiver<Buffer>) {
+    circle(count, || Buffer::new(length))
 }
 
 #[cfg(test)]

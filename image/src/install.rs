@@ -119,6 +119,14 @@ pub fn install_from(
         });
     }
     let resumed_at = start.image_bytes();
+    let bound = expectation.size.unwrap_or(capacity);
+    if resumed_at > bound {
+        return Err(InstallError::SizeMismatch {
+            expected: bound,
+            found: resumed_at,
+            at_least: true,
+        });
+    }
     let control = Control::new(Progress {
         file_bytes: start.file_bytes(),
         written: resumed_at,
@@ -156,10 +164,9 @@ pub fn install_from(
         let digest = if let Some(digest) = image_digest {
             digest
         } else {
-            let (_, hash, hash_image) =
-                run::read_again(device, expanded.image_bytes, &mut watcher)?;
-            times.hash_image = hash_image;
-            Digest::of(hash)
+            let seen = run::read_again(device, expanded.image_bytes, &mut watcher)?;
+            times.hash_image = seen.hash_image;
+            Digest::of(seen.image_hash)
         };
         image_digest = Some(digest);
         if digest != expectation.checksum {

@@ -1,4 +1,4 @@
-//! From an image to a file that is decoded on all cores and can be resumed.
+//! From an image to a file whose parts are decoded beside each other and that can be resumed.
 
 use std::{
     io::{self, Read, Write},
@@ -120,11 +120,8 @@ pub fn pack(
     let workers = thread::available_parallelism().map_or(1, usize::from);
     let places = 2 * workers;
     let (image_used, image_empty) = buffer::pool(places, BLOCK);
-    let (frame_used, frame_empty) = sync_channel(places);
-    for _ in 0..places {
-        // There is room, and the receiver is right here.
-        let _ = frame_used.send(Vec::with_capacity(zstd::zstd_safe::compress_bound(BLOCK)));
-    }
+    let room = zstd::zstd_safe::compress_bound(BLOCK);
+    let (frame_used, frame_empty) = buffer::circle(places, || Vec::with_capacity(room));
     let (parts_out, parts_in) = sync_channel(places);
     let (results_out, results_in): (Vec<_>, Vec<_>) = (0..places).map(|_| sync_channel(1)).unzip();
     let parts_in = &Mutex::new(parts_in);
@@ -181,17 +178,17 @@ fn read(
             return;
         };
         let mut part = Filled::from(buffer, 0);
-        match fill(image, &mut part) {
-            Err(error) => {
-                let _ = result.send(Done::Failed(PackError::Read { image_bytes, error }));
-                return;
-            }
-            Ok(()) if part.length == 0 => {
-                let _ = result.send(Done::End(hasher));
-                return;
-            }
-            Ok(()) => {}
+        let (length, whole) = buffer::fill(image, &mut part.buffer);
+        if let Err(error) = whole {
+            image_bytes += length as u64;
+            let _ = result.send(Done::Failed(PackError::Read { image_bytes, error }));
+            return;
         }
+        if length == 0 {
+            let _ = result.send(Done::End(hasher));
+            return;
+        }
+        part.length = length;
         hasher.update(part.bytes());
         image_bytes += part.length as u64;
         let part = Part {
@@ -203,19 +200,6 @@ fn read(
             return;
         }
     }
-}
-
-/// Fills a part, or as much of it as there is.
-fn fill(image: &mut dyn Read, part: &mut Filled) -> io::Result<()> {
-    while part.length < part.buffer.len() {
-        match image.read(&mut part.buffer[part.length..]) {
-            Ok(0) => break,
-            Ok(count) => part.length += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 fn compress(level: i32, parts: &Mutex<Receiver<Part>>, used: &SyncSender<Buffer>) {

@@ -12,10 +12,55 @@ pub(crate) enum Mark {
 
 impl Mark {
     pub(crate) fn of(bytes: &[u8]) -> Self {
-        if is_zero(bytes) {
-            Self::Zeros
-        } else {
-            Self::Digest(blake3::hash(bytes))
+        let mut marking = Marking::of(bytes);
+        marking.step(bytes.len());
+        marking.end()
+    }
+}
+
+/// A piece whose mark is taken little by little, for whoever has more to do with its bytes.
+pub(crate) struct Marking<'a> {
+    bytes: &'a [u8],
+    done: usize,
+    /// None while there was nothing but zeros.
+    digest: Option<blake3::Hasher>,
+}
+
+impl<'a> Marking<'a> {
+    pub(crate) fn of(bytes: &'a [u8]) -> Self {
+        Self {
+            bytes,
+            done: 0,
+            digest: None,
+        }
+    }
+
+    /// Takes in the next bytes, at most so many, and says which. None: all of them are in.
+    pub(crate) fn step(&mut self, most: usize) -> Option<&'a [u8]> {
+        let end = self.bytes.len().min(self.done.saturating_add(most));
+        let step = &self.bytes[self.done..end];
+        if step.is_empty() {
+            return None;
+        }
+        match &mut self.digest {
+            Some(digest) => {
+                digest.update(step);
+            }
+            None if is_zero(step) => {}
+            none => {
+                none.insert(blake3::Hasher::new())
+                    .update(&self.bytes[..end]);
+            }
+        }
+        self.done = end;
+        Some(step)
+    }
+
+    /// The mark of what was taken in.
+    pub(crate) fn end(self) -> Mark {
+        match self.digest {
+            Some(digest) => Mark::Digest(digest.finalize()),
+            None => Mark::Zeros,
         }
     }
 }
@@ -71,6 +116,22 @@ mod tests {
         for (n, digest) in all.iter().enumerate() {
             assert!(!all[..n].contains(digest), "{n}");
         }
+    }
+
+    #[test]
+    fn little_by_little_or_at_once() {
+        let zeros = vec![0; 1000];
+        let late = [&zeros[..], &[7; 500]].concat();
+        let early = [&[7; 500], &zeros[..]].concat();
+        for bytes in [&zeros, &late, &early] {
+            for most in [1, 64, 999, 1000, 1001, usize::MAX] {
+                let mut marking = Marking::of(bytes);
+                let steps: Vec<&[u8]> = std::iter::from_fn(|| marking.step(most)).collect();
+                assert_eq!(steps.concat(), *bytes);
+                assert_eq!(marking.end(), Mark::of(bytes), "{most}");
+            }
+        }
+        assert_eq!(Mark::of(&late), Mark::Digest(blake3::hash(&late)));
     }
 
     #[test]

@@ -71,17 +71,17 @@ impl Start {
                 error,
             })
         })?;
-        let (chain, image_hash, _) = run::read_again(device, checkpoint.image_bytes, &mut watcher)
+        let seen = run::read_again(device, checkpoint.image_bytes, &mut watcher)
             .map_err(CheckpointError::Device)?;
-        if chain.digest() != Some(checkpoint.chain) {
+        if seen.chain.digest() != Some(checkpoint.chain) {
             return Err(differs());
         }
         Ok(Self {
             file_bytes: checkpoint.file_bytes,
             image_bytes: checkpoint.image_bytes,
             file_hash: checkpoint.file_hash,
-            image_hash,
-            chain,
+            image_hash: seen.image_hash,
+            chain: seen.chain,
         })
     }
 

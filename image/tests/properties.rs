@@ -98,6 +98,7 @@ fn faults() -> impl Strategy<Value = Vec<Fault>> {
         at.clone().prop_map(Fault::ReadFails),
         at.clone().prop_map(Fault::Misplaced),
         Just(Fault::CannotClear),
+        Just(Fault::Interrupts),
         Just(Fault::ClearsNothing),
         at.prop_map(Fault::ClearFails),
     ];
@@ -107,7 +108,7 @@ fn faults() -> impl Strategy<Value = Vec<Fault>> {
 fn is_harmless(fault: &Fault) -> bool {
     matches!(
         fault,
-        Fault::ShortWrites(_) | Fault::ShortReads(_) | Fault::CannotClear
+        Fault::ShortWrites(_) | Fault::ShortReads(_) | Fault::CannotClear | Fault::Interrupts
     )
 }
 

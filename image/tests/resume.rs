@@ -11,8 +11,8 @@ mod support;
 use std::{ops::ControlFlow, sync::OnceLock};
 
 use monok8s_image::{
-    Checkpoint, CheckpointError, ChecksumMatched, Device, Digest, InstallError, Installed,
-    Observer, Options, Progress, Stage, Start, install_from, pack, read_seek_table,
+    Checkpoint, CheckpointError, ChecksumMatched, Device, Digest, Expectation, InstallError,
+    Installed, Observer, Options, Progress, Stage, Start, install_from, pack, read_seek_table,
 };
 use proptest::{prelude::*, sample::Index};
 use support::{Fault, MIB, Memory, Portions, compress, expect, gzip, image, noise, sha256, xz};
@@ -256,6 +256,37 @@ fn going_on_with_another_file_is_never_a_success() {
             "{error}"
         );
     }
+}
+
+/// Another promise than the one that the checkpoint was made under.
+#[test]
+fn more_than_was_promised_is_not_gone_on_from() {
+    let (image, file) = sample();
+    let device = Memory::new(image.len());
+    let mut keeper = Keeper::default();
+    let cut = Some(file.len() - 1);
+    run(file, &device, sha256(image), cut, &mut keeper).unwrap_err();
+    let start = verify(keeper.kept.last().unwrap(), &device).unwrap();
+    let (resumed_at, written) = (start.image_bytes(), device.written());
+    let promised = Expectation {
+        size: Some(resumed_at - 1),
+        ..expect(sha256(image))
+    };
+    let mut source = &file[start.file_bytes() as usize..];
+    let error = install_from(
+        start,
+        &mut source,
+        &device,
+        &promised,
+        &options(),
+        &mut keeper,
+    )
+    .unwrap_err();
+    assert!(
+        matches!(error, InstallError::SizeMismatch { found, .. } if found == resumed_at),
+        "{error}"
+    );
+    assert_eq!(device.written(), written);
 }
 
 proptest! {

@@ -50,6 +50,17 @@ pub(crate) fn write_all(device: &dyn Device, bytes: &[u8], offset: u64) -> Resul
     Ok(())
 }
 
+/// Has the device make a range zeros ([`Device::clear_at`]).
+pub(crate) fn clear(device: &dyn Device, range: &Range<u64>) -> io::Result<()> {
+    loop {
+        // A hole may be interrupted (`fallocate(2)`); made again it is the same one.
+        match device.clear_at(range.start, range.end - range.start) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 /// Fills a range with the zeros at hand.
 pub(crate) fn write_zeros(
     device: &dyn Device,

@@ -37,6 +37,13 @@ pub(crate) struct Piece {
     pub(crate) boundary: Option<Boundary>,
 }
 
+impl Piece {
+    /// Where it ends on the device.
+    pub(crate) fn end(&self) -> u64 {
+        self.offset + self.bytes.length as u64
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct Times {
     pub(crate) flush: Timed,

@@ -1,9 +1,9 @@
 //! The stages of an installation, each on a thread of its own.
 //!
 //! ```text
-//! receive ──256 KiB──▶ expand ──4 MiB──▶ digest ──4 MiB──▶ write ──64 MiB──▶ medium ──2 MiB──▶ prove ──2 MiB──▶ hash
-//!  reader               SHA-256 of file   whole pages,      zeros, device's   flush, device's   digest, compare   SHA-256 of the image,
-//!                       decoder           digests           writes            reads             checkpoints       for a packed image
+//! receive ──256 KiB──▶ expand ──4 MiB──▶ digest ──4 MiB──▶ write ──64 MiB──▶ medium ──2 MiB──▶ prove
+//!  reader               SHA-256 of file   whole pages,      zeros, device's   flush, device's   digest, compare, checkpoints
+//!                       decoder           digests           writes            reads             SHA-256 of a packed image
 //!                         │                 ▲
 //!                         ▼                 │
 //!                        side by side: small frames, several at a time

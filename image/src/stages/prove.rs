@@ -9,7 +9,7 @@ use crate::{
     checkpoint::Checkpoint,
     error::InstallError,
     progress::Timed,
-    proof::{Chain, Mark},
+    proof::{Chain, Mark, Marking},
     stages::{
         control::Control,
         medium::{Held, Piece},
@@ -17,100 +17,112 @@ use crate::{
     },
 };
 
-/// Compares every piece with what was written and hands it on. At the end of an epoch in which a frame ended where a
-/// piece did, there is a checkpoint, if somebody has given it a binding.
-pub(crate) fn compare(
-    device: &str,
-    mut chain: Chain,
-    binding: Option<[u8; 32]>,
-    held: &Receiver<Held>,
-    looked_at: &SyncSender<Held>,
-    proven: &SyncSender<Vec<Written>>,
-    control: &Control,
-) -> Option<Timed> {
-    let mut compare = Timed::default();
-    let mut checkpoint = None;
-    loop {
-        match held.recv().ok()? {
-            Held::Piece(mut piece) => {
-                let length = piece.bytes.length;
-                let mark = compare.time(length, || Mark::of(piece.bytes.bytes()));
-                if piece.written != Some(mark) {
-                    return control.fail(InstallError::ReadBackMismatch {
-                        device: device.to_owned(),
-                        offset: piece.offset,
-                        length: length as u64,
-                        proven: control.proven(),
-                    });
+/// Both digests are taken of so many bytes in turn: they stay in the core's own cache from the first to the second.
+const STEP: usize = 128 << 10;
+
+/// Where the medium's pieces are looked at, and all that is known of them.
+pub(crate) struct Prover<'a> {
+    pub(crate) control: &'a Control,
+    pub(crate) held: Receiver<Held>,
+    pub(crate) used: SyncSender<Buffer>,
+    pub(crate) seen: Seen,
+}
+
+/// What the pieces so far are.
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) chain: Chain,
+    /// Their SHA-256, where it is wanted.
+    pub(crate) image_hash: Sha256,
+    pub(crate) compare: Timed,
+    pub(crate) hash_image: Timed,
+}
+
+impl Prover<'_> {
+    /// Compares every piece with what was written. At the end of an epoch in which a frame ended where a piece did, there
+    /// is a checkpoint, if somebody has given it a binding.
+    pub(crate) fn compare(
+        mut self,
+        device: &str,
+        binding: Option<[u8; 32]>,
+        proven: &SyncSender<Vec<Written>>,
+    ) -> Option<Seen> {
+        let mut checkpoint = None;
+        loop {
+            match self.held.recv().ok()? {
+                Held::Piece(mut piece) => {
+                    let mark = self.look(&piece);
+                    if piece.written != Some(mark) {
+                        return self.control.fail(InstallError::ReadBackMismatch {
+                            device: device.to_owned(),
+                            offset: piece.offset,
+                            length: piece.bytes.length as u64,
+                            proven: self.control.proven(),
+                        });
+                    }
+                    let end = piece.end();
+                    self.control.update(|p| p.proven = end);
+                    if let Some(boundary) = piece.boundary.take()
+                        && let Some((binding, chain)) = binding.zip(self.seen.chain.digest())
+                    {
+                        checkpoint = Some(Checkpoint {
+                            binding,
+                            file_bytes: boundary.file_bytes,
+                            image_bytes: end,
+                            chain,
+                            file_hash: boundary.file_hash,
+                        });
+                    }
+                    self.give_back(piece);
                 }
-                chain.add(length, mark);
-                let end = piece.offset + length as u64;
-                control.update(|p| p.proven = end);
-                if let Some(boundary) = piece.boundary.take()
-                    && let Some((binding, chain)) = binding.zip(chain.digest())
-                {
-                    checkpoint = Some(Checkpoint {
-                        binding,
-                        file_bytes: boundary.file_bytes,
-                        image_bytes: end,
-                        chain,
-                        file_hash: boundary.file_hash,
-                    });
+                Held::Epoch(list) => {
+                    if let Some(checkpoint) = checkpoint.take() {
+                        self.control.checkpoint(checkpoint);
+                    }
+                    // The writer may be done and gone.
+                    let _ = proven.send(list);
                 }
-                looked_at.send(Held::Piece(piece)).ok()?;
-            }
-            Held::Epoch(list) => {
-                if let Some(checkpoint) = checkpoint.take() {
-                    control.checkpoint(checkpoint);
-                }
-                // The writer may be done and gone.
-                let _ = proven.send(list);
-            }
-            Held::End => {
-                looked_at.send(Held::End).ok()?;
-                return Some(compare);
+                Held::End => return Some(self.seen),
             }
         }
     }
-}
 
-/// The marks of all pieces, which are handed on.
-pub(crate) fn chain(held: &Receiver<Held>, looked_at: &SyncSender<Held>) -> Option<Chain> {
-    let mut chain = Chain::default();
-    loop {
-        let held = held.recv().ok()?;
-        if let Held::Piece(piece) = &held {
-            chain.add(piece.bytes.length, Mark::of(piece.bytes.bytes()));
-        }
-        let ended = matches!(held, Held::End);
-        looked_at.send(held).ok()?;
-        if ended {
-            return Some(chain);
+    /// Looks at every piece; there is nothing to compare it with.
+    pub(crate) fn read(mut self) -> Option<Seen> {
+        loop {
+            match self.held.recv().ok()? {
+                Held::Piece(piece) => {
+                    self.look(&piece);
+                    self.give_back(piece);
+                }
+                Held::Epoch(_) => {}
+                Held::End => return Some(self.seen),
+            }
         }
     }
-}
 
-/// The SHA-256 of all pieces, where it is wanted, after those that went into `hasher` before. The pieces' way ends here.
-pub(crate) fn hash(
-    mut hasher: Sha256,
-    held: &Receiver<Held>,
-    used: &SyncSender<Buffer>,
-    control: &Control,
-) -> Option<(Sha256, Timed)> {
-    let mut hash_image = Timed::default();
-    loop {
-        match held.recv().ok()? {
-            Held::Piece(Piece { offset, bytes, .. }) => {
-                // Decided before the first piece was written.
-                if control.hashes_the_image() {
-                    hash_image.time(bytes.length, || hasher.update(bytes.bytes()));
-                    control.update(|p| p.hashed = offset + bytes.length as u64);
-                }
-                // The reader may be done and gone.
-                let _ = used.send(bytes.buffer);
+    fn look(&mut self, piece: &Piece) -> Mark {
+        let seen = &mut self.seen;
+        // Decided before the first piece was written.
+        let hashes_the_image = self.control.hashes_the_image();
+        let mut marking = Marking::of(piece.bytes.bytes());
+        while let Some(step) = seen.compare.time(0, || marking.step(STEP)) {
+            seen.compare.bytes += step.len() as u64;
+            if hashes_the_image {
+                let hasher = &mut seen.image_hash;
+                seen.hash_image.time(step.len(), || hasher.update(step));
             }
-            Held::Epoch(_) => {}
-            Held::End => return Some((hasher, hash_image)),
         }
+        let mark = seen.compare.time(0, || marking.end());
+        seen.chain.add(piece.bytes.length, mark);
+        if hashes_the_image {
+            self.control.update(|p| p.hashed = piece.end());
+        }
+        mark
+    }
+
+    fn give_back(&self, piece: Piece) {
+        // The reader may be done and gone.
+        let _ = self.used.send(piece.bytes.buffer);
     }
 }

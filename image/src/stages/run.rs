@@ -3,25 +3,20 @@
 use std::{
     io::{self, Read},
     panic::resume_unwind,
-    sync::{
-        Mutex,
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
+    sync::{Mutex, mpsc::sync_channel},
     thread::{self, Scope, ScopedJoinHandle},
 };
 
-use sha2::Sha256;
-
 use crate::{
-    Device, Digest, InstallError, Observer, Progress, StageTimes, Start, Timed,
-    buffer::{self, ALIGNMENT, BLOCK, Buffer, FILE_PIECE, PIECE},
-    proof::Chain,
+    Device, Digest, InstallError, Observer, Progress, StageTimes, Start,
+    buffer::{self, ALIGNMENT, BLOCK, FILE_PIECE, PIECE},
     stages::{
         control::Control,
         digest,
         expand::{self, BATCH_LIMIT, Bounds, Expanded},
-        medium::{self, Held, Medium},
-        prove, receive, side_by_side,
+        medium::{self, Medium},
+        prove::{Prover, Seen},
+        receive, side_by_side,
         write::{self, PIECES_PER_EPOCH},
     },
 };
@@ -35,7 +30,8 @@ const BLOCKS: usize = 6;
 /// Batches that are collected or decoded: 16 MiB where nothing compresses.
 const BATCHES: usize = 4;
 
-/// More would have nothing to decode: so many batches are there at most, one of them being collected.
+/// More would have nothing to decode: so many batches are there at most, one of them being collected. Nor would more be of
+/// use: these are faster than one SHA-256 of the image can follow, which no number of cores can share.
 const MOST_DECODERS: usize = BATCHES - 1;
 
 /// Buffers between the reader of the medium and who looks at them: 12 MiB.
@@ -136,8 +132,8 @@ pub(crate) fn stream(
     let (portion_used, portion_empty) = buffer::pool(FILE_BUFFERS, FILE_PIECE);
     // With room for the beginning of a page in front.
     let (block_used, block_empty) = buffer::pool(BLOCKS, BLOCK + ALIGNMENT);
-    let (batch_used, batch_spare) = refilled(BATCHES, || Vec::with_capacity(BATCH_LIMIT));
-    let (epoch_used, epoch_empty) = refilled(EPOCHS, || Vec::with_capacity(PIECES_PER_EPOCH));
+    let (batch_used, batch_spare) = buffer::circle(BATCHES, || Vec::with_capacity(BATCH_LIMIT));
+    let (epoch_used, epoch_empty) = buffer::circle(EPOCHS, || Vec::with_capacity(PIECES_PER_EPOCH));
     // One more than there are buffers: the word that it is the end.
     let (portions_out, portions_in) = sync_channel(FILE_BUFFERS + 1);
     let (arrivals_out, arrivals_in) = sync_channel(2 * BLOCKS + 1);
@@ -146,8 +142,12 @@ pub(crate) fn stream(
     // One for each batch that can have a block, so that no decoder waits.
     let (results_out, results_in) = (0..BLOCKS).map(|_| sync_channel(1)).unzip();
     let (epochs_out, epochs_in) = sync_channel(EPOCHS + 1);
-    let (medium, held) = medium(device, control);
-    let (looked_at_out, looked_at_in) = sync_channel(READ_BACK_BUFFERS + 1);
+    let before = Seen {
+        chain: start.chain.clone(),
+        image_hash: start.image_hash.clone(),
+        ..Seen::default()
+    };
+    let (medium, prover) = read_back(device, before, control);
     let batches_in = &Mutex::new(batches_in);
     let batch_used = &batch_used;
     let input = expand::Input {
@@ -173,24 +173,11 @@ pub(crate) fn stream(
         empty: epoch_empty,
     };
     let image_bytes = start.image_bytes;
-    let image_hash = start.image_hash.clone();
-    let chain = start.chain.clone();
     let beginning = start.into_beginning();
 
     let ended = thread::scope(|scope| {
-        let hash = spawn(scope, "image-hash", control, move || {
-            prove::hash(image_hash, &looked_at_in, &held.used, control)
-        })?;
         let prove = spawn(scope, "image-prove", control, move || {
-            prove::compare(
-                bounds.device,
-                chain,
-                binding,
-                &held.pieces,
-                &looked_at_out,
-                &epoch_used,
-                control,
-            )
+            prover.compare(bounds.device, binding, &epoch_used)
         })?;
         let read_back = spawn(scope, "image-read-back", control, move || {
             medium.follow(&epochs_in)
@@ -219,15 +206,14 @@ pub(crate) fn stream(
         let decoded: Vec<_> = decoders.into_iter().map(join).collect();
         let sides = (
             join(receive).zip(join(expand)),
-            join(digest).zip(join(write)).zip(join(read_back)),
-            join(prove).zip(join(hash)),
+            join(digest).zip(join(write)),
+            join(read_back).zip(join(prove)),
         );
         Ok(sides.0.zip(sides.1).zip(sides.2).zip(Some(decoded)))
     })?;
 
-    let ((((receive, expanded), ((digest, write), read_back)), (compare, hash)), decoded) =
+    let ((((receive, expanded), (digest, write)), (read_back, seen)), decoded) =
         verdict(ended, control)?;
-    let (image_hash, hash_image) = hash;
     let mut decode = expanded.decode;
     for one in decoded.into_iter().flatten() {
         decode.bytes += one.bytes;
@@ -243,29 +229,21 @@ pub(crate) fn stream(
         unchanged: write.unchanged,
         flush: read_back.flush,
         read_back: read_back.read_back,
-        compare,
-        hash_image,
+        compare: seen.compare,
+        hash_image: seen.hash_image,
     };
     Ok(Streamed {
         expanded,
-        image_digest: control.hashes_the_image().then(|| Digest::of(image_hash)),
+        image_digest: control
+            .hashes_the_image()
+            .then(|| Digest::of(seen.image_hash)),
         times,
     })
 }
 
-/// Decoders of batches: one for each core.
+/// Decoders of batches: one for each core, as far as more are of use.
 fn decoders() -> usize {
     thread::available_parallelism().map_or(1, |cores| cores.get().min(MOST_DECODERS))
-}
-
-/// Things that go round, as [`buffer::pool`].
-fn refilled<T>(count: usize, make: impl Fn() -> T) -> (SyncSender<T>, Receiver<T>) {
-    let (give, take) = sync_channel(count);
-    for _ in 0..count {
-        // There is room, and the receiver is right here.
-        let _ = give.send(make());
-    }
-    (give, take)
 }
 
 /// What the first `length` bytes are, as the medium holds them: the marks of their pieces and their SHA-256.
@@ -273,45 +251,45 @@ pub(crate) fn read_again(
     device: &dyn Device,
     length: u64,
     watcher: &mut Watcher<'_>,
-) -> Result<(Chain, Sha256, Timed), InstallError> {
+) -> Result<Seen, InstallError> {
     let control = watcher.control;
     control.hash_the_image();
-    let (medium, held) = medium(device, control);
-    let (looked_at_out, looked_at_in) = sync_channel(READ_BACK_BUFFERS + 1);
+    let (medium, prover) = read_back(device, Seen::default(), control);
     let ended = thread::scope(|scope| {
-        let hash = spawn(scope, "image-hash", control, move || {
-            prove::hash(Sha256::default(), &looked_at_in, &held.used, control)
-        })?;
-        let chain = spawn(scope, "image-prove", control, move || {
-            prove::chain(&held.pieces, &looked_at_out)
-        })?;
+        let prove = spawn(scope, "image-prove", control, move || prover.read())?;
         let read = spawn(scope, "image-read-back", control, move || {
             medium.read_again(length)
         })?;
         watcher.watch();
-        Ok(join(read).zip(join(chain)).zip(join(hash)))
+        Ok(join(read).zip(join(prove)))
     })?;
-    let (((), chain), (hash, times)) = verdict(ended, control)?;
-    Ok((chain, hash, times))
+    let ((), seen) = verdict(ended, control)?;
+    Ok(seen)
 }
 
-/// The end of the medium's pieces where they are looked at.
-struct HeldEnds {
-    pieces: Receiver<Held>,
-    used: SyncSender<Buffer>,
-}
-
-fn medium<'a>(device: &'a dyn Device, control: &'a Control) -> (Medium<'a>, HeldEnds) {
+/// Who reads the medium and who looks at it, after what was `seen` before; between them buffers go round.
+fn read_back<'a>(
+    device: &'a dyn Device,
+    seen: Seen,
+    control: &'a Control,
+) -> (Medium<'a>, Prover<'a>) {
     let (used, empty) = buffer::pool(READ_BACK_BUFFERS, PIECE);
-    let (held, pieces) = sync_channel(READ_BACK_BUFFERS + 1);
+    // One more than there are buffers: the word that it is the end.
+    let (held_out, held_in) = sync_channel(READ_BACK_BUFFERS + 1);
     let medium = Medium {
         device,
         control,
-        held,
+        held: held_out,
         empty,
         times: medium::Times::default(),
     };
-    (medium, HeldEnds { pieces, used })
+    let prover = Prover {
+        control,
+        held: held_in,
+        used,
+        seen,
+    };
+    (medium, prover)
 }
 
 type Handle<'scope, T> = ScopedJoinHandle<'scope, Option<T>>;

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     Device,
     buffer::{BLOCK, Buffer, PIECE},
-    device::whole::{Failed, read_all, write_all, write_zeros},
+    device::whole::{Failed, clear, read_all, write_all, write_zeros},
     error::InstallError,
     progress::Timed,
     proof::Mark,
@@ -147,10 +147,12 @@ impl Writer<'_> {
 
     fn next_epoch(&mut self) -> Option<()> {
         self.clear()?;
-        let empty = self.ends.empty.recv().ok()?;
-        let full = std::mem::replace(&mut self.epoch, empty);
+        let full = std::mem::take(&mut self.epoch);
+        // Before the wait: the medium is read on as soon as the epoch before this one was read, proven or not.
+        self.ends.epochs.send(Epoch::Written(full)).ok()?;
+        self.epoch = self.ends.empty.recv().ok()?;
         self.epoch_bytes = 0;
-        self.ends.epochs.send(Epoch::Written(full)).ok()
+        Some(())
     }
 
     fn boundary(&mut self, boundary: Boundary) {
@@ -213,10 +215,7 @@ impl Writer<'_> {
             return self.judge("write", written);
         }
         let device = self.device;
-        let cleared = self
-            .times
-            .clear
-            .time(0, || device.clear_at(range.start, range.end - range.start));
+        let cleared = self.times.clear.time(0, || clear(device, &range));
         match cleared {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
                 self.zeros = Some(Buffer::new(ZEROS));

@@ -182,6 +182,8 @@ pub enum Fault {
     ShortReads(usize),
     /// What is written at this byte's page lands on the page after it.
     Misplaced(u64),
+    /// A signal comes into every third request, before anything is done.
+    Interrupts,
     /// It can clear no ranges.
     CannotClear,
     /// No range that ends beyond this byte can be cleared.
@@ -198,6 +200,7 @@ pub struct Memory {
 }
 
 struct State {
+    requests: u64,
     medium: Vec<u8>,
     cache: Vec<(usize, Vec<u8>)>,
     flushes: usize,
@@ -216,6 +219,7 @@ impl Memory {
             size: size as u64,
             faults: faults.to_vec(),
             state: Mutex::new(State {
+                requests: 0,
                 medium: vec![FILLER; size],
                 cache: Vec::new(),
                 flushes: 0,
@@ -224,6 +228,16 @@ impl Memory {
                 read: 0,
             }),
         }
+    }
+
+    /// One more request, which a signal may interrupt.
+    fn request(&self) -> io::Result<()> {
+        let mut state = self.state();
+        state.requests += 1;
+        if self.faults.contains(&Fault::Interrupts) && state.requests.is_multiple_of(3) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        Ok(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -284,6 +298,7 @@ impl Device for Memory {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.request()?;
         let mut bytes = bytes;
         let end = offset + bytes.len() as u64;
         assert!(
@@ -313,6 +328,7 @@ impl Device for Memory {
     }
 
     fn clear_at(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.request()?;
         assert!(offset.is_multiple_of(4096) && length.is_multiple_of(4096) && length > 0);
         let end = offset + length;
         assert!(end <= self.size, "cleared past the device's end");
@@ -371,6 +387,7 @@ impl Device for Memory {
     }
 
     fn read_back_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.request()?;
         let mut state = self.state();
         let offset = usize::try_from(offset).unwrap();
         let mut length = buffer.len().min(state.medium.len().saturating_sub(offset));
