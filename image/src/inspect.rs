@@ -1,4 +1,4 @@
-//! What is in a compressed image, without a device.
+//! What is in the file of an image, without a device.
 
 use std::io::{self, Read, Write};
 
@@ -6,14 +6,14 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     Decoder, Digest, Format, StreamError,
-    buffer::{FILE_PIECE, PIECE},
-    seek_table::{SeekEntry, SeekTableError, read_seek_table},
+    buffer::{self, FILE_PIECE, PIECE},
+    seek_table::{MOST_FRAMES, SeekEntry, SeekTableError, read_seek_table},
 };
 
 /// So much of the file's end is kept for its seek table: that of an image of 340 GiB in frames of 4 MiB.
 const TAIL: usize = 1 << 20;
 
-/// A compressed image, from its first to its last byte.
+/// The file of an image, from its first to its last byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inspection {
     /// The file's format.
@@ -43,7 +43,7 @@ pub struct Inspection {
 pub enum SeekTable {
     /// There is none.
     None,
-    /// It says of the frames what they are.
+    /// It says of the frames where they are, how long, and with which checksums.
     Right,
     /// It is damaged, or says otherwise. Nothing relies on it here; others may.
     Wrong,
@@ -110,7 +110,10 @@ pub fn inspect(
         image_hash: Sha256::new(),
         file_bytes: 0,
         image_bytes: 0,
-        frames: Vec::new(),
+        frames: 0,
+        frame: Frame::default(),
+        largest: 0,
+        ended: Vec::new(),
         complete: 0,
         window: 0,
         tail: Vec::new(),
@@ -124,20 +127,11 @@ pub fn inspect(
 
 /// Reads until the portion is full or the file ends: the first one tells what the file is, however it comes.
 fn fill(file: &mut dyn Read, portion: &mut [u8], before: u64) -> Result<usize, InspectError> {
-    let mut length = 0;
-    while length < portion.len() {
-        match file.read(&mut portion[length..]) {
-            Ok(0) => break,
-            Ok(count) => length += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                return Err(InspectError::Read {
-                    file_bytes: before + length as u64,
-                    error,
-                });
-            }
-        }
-    }
+    let (length, whole) = buffer::fill(file, portion);
+    whole.map_err(|error| InspectError::Read {
+        file_bytes: before + length as u64,
+        error,
+    })?;
     Ok(length)
 }
 
@@ -150,12 +144,26 @@ struct Looking<'a> {
     image_hash: Sha256,
     file_bytes: u64,
     image_bytes: u64,
-    /// Where each frame's content begins.
-    frames: Vec<u64>,
+    frames: u64,
+    /// The last one that has begun.
+    frame: Frame,
+    /// The longest of those before it.
+    largest: u64,
+    /// Of zstd, what a seek table has to say. No more are kept than one that is read can have.
+    ended: Vec<SeekEntry>,
     complete: u64,
     window: u64,
     /// The file's last bytes.
     tail: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Frame {
+    /// Where in the file the one before it ends.
+    file_bytes: u64,
+    /// Where in the image its content begins.
+    image_bytes: u64,
+    checksum: bool,
 }
 
 impl Looking<'_> {
@@ -184,9 +192,15 @@ impl Looking<'_> {
             self.image_bytes += step.produced as u64;
             self.window = self.window.max(self.decoder.window());
             if let Some(header) = step.frame {
-                self.frames.push(self.image_bytes);
+                self.largest = self.largest.max(self.image_bytes - self.frame.image_bytes);
+                self.frame.image_bytes = self.image_bytes;
+                self.frame.checksum = header.checksum;
+                self.frames += 1;
                 self.complete += u64::from(header.content.is_some() && header.checksum);
                 self.window = self.window.max(header.window);
+            }
+            if step.ended {
+                self.frame_ends(bytes.len() - at);
             }
             let stopped = step.frame.is_some() || step.ended || step.produced == self.room.len();
             if at == bytes.len() && !stopped {
@@ -195,44 +209,56 @@ impl Looking<'_> {
         }
     }
 
+    /// A zstd frame has ended, so many bytes before the end of what has come.
+    fn frame_ends(&mut self, before: usize) {
+        let begun = std::mem::replace(&mut self.frame.file_bytes, self.file_bytes);
+        if self.ended.len() >= MOST_FRAMES as usize {
+            return;
+        }
+        let come = &self.tail[..self.tail.len() - before];
+        let length = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.ended.push(SeekEntry {
+            compressed: length(self.file_bytes - begun),
+            expanded: length(self.image_bytes - self.frame.image_bytes),
+            checksum: (self.frame.checksum.then(|| come.last_chunk()).flatten())
+                .map(|bytes| u32::from_le_bytes(*bytes)),
+        });
+    }
+
     fn end(self) -> Result<Inspection, InspectError> {
         self.decoder.finish().map_err(|error| self.error(error))?;
-        let ends = self.frames.iter().skip(1).chain([&self.image_bytes]);
-        let lengths: Vec<u64> = (self.frames.iter().zip(ends))
-            .map(|(start, end)| end - start)
-            .collect();
         Ok(Inspection {
             format: self.format,
-            seek_table: self.seek_table(&lengths),
+            seek_table: self.seek_table(),
             file_bytes: self.file_bytes,
             image_bytes: self.image_bytes,
             file_digest: Digest::of(self.file_hash),
             image_digest: Digest::of(self.image_hash),
-            frames: self.frames.len() as u64,
+            frames: self.frames,
             complete_frames: self.complete,
-            largest_frame: lengths.iter().copied().max().unwrap_or(0),
+            largest_frame: (self.largest).max(self.image_bytes - self.frame.image_bytes),
             window: self.window,
         })
     }
 
-    fn seek_table(&self, lengths: &[u64]) -> SeekTable {
+    fn seek_table(&self) -> SeekTable {
         match read_seek_table(&self.tail) {
             _ if self.format != Format::Zstd => SeekTable::None,
             Err(SeekTableError::None) => SeekTable::None,
-            Ok((entries, length)) if self.agrees(&entries, length, lengths) => SeekTable::Right,
+            Ok((entries, length)) if self.agrees(&entries, length) => SeekTable::Right,
             _ => SeekTable::Wrong,
         }
     }
 
-    fn agrees(&self, entries: &[SeekEntry], table: usize, lengths: &[u64]) -> bool {
-        let compressed: u64 = entries
-            .iter()
-            .map(|entry| u64::from(entry.compressed))
-            .sum();
-        compressed + table as u64 == self.file_bytes
-            && entries.len() == lengths.len()
-            && (entries.iter().zip(lengths))
-                .all(|(entry, length)| u64::from(entry.expanded) == *length)
+    /// Whether the entries say what the frames are; a table need not have checksums.
+    fn agrees(&self, entries: &[SeekEntry], table: usize) -> bool {
+        let agree = |said: &SeekEntry, found: &SeekEntry| {
+            (said.compressed, said.expanded) == (found.compressed, found.expanded)
+                && (said.checksum.is_none() || said.checksum == found.checksum)
+        };
+        self.frame.file_bytes + table as u64 == self.file_bytes
+            && entries.len() == self.ended.len()
+            && (entries.iter().zip(&self.ended)).all(|(said, found)| agree(said, found))
     }
 
     fn error(&self, error: StreamError) -> InspectError {

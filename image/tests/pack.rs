@@ -15,8 +15,8 @@ use std::{
 };
 
 use monok8s_image::{
-    ChecksumMatched, DEFAULT_WINDOW_LIMIT, InspectError, PackError, Packed, SeekTable, inspect,
-    pack, read_seek_table,
+    ChecksumMatched, DEFAULT_WINDOW_LIMIT, InspectError, InstallError, PackError, Packed,
+    SeekEntry, SeekTable, inspect, pack, read_seek_table, write_seek_table,
 };
 use support::{MIB, Memory, compress, expect, image, install_quietly, sha256};
 
@@ -136,17 +136,57 @@ fn inspected_it_is_what_was_packed() {
 }
 
 #[test]
-fn a_seek_table_that_lies_is_told() {
+fn a_seek_table_that_lies_is_told_and_proves_nothing() {
     let image = image(LENGTH);
-    let (mut file, _) = packed(&image);
-    let (_, length) = read_seek_table(&file).unwrap();
-    let first_entry = file.len() - length + 8;
-    file[first_entry + 4] ^= 1;
+    let (file, _) = packed(&image);
+    let (entries, length) = read_seek_table(&file).unwrap();
+    let frames = &file[..file.len() - length];
+    let lies: [fn(&mut Vec<SeekEntry>); 5] = [
+        |entries| entries[0].expanded ^= 1,
+        // The sum stays.
+        |entries| {
+            entries[1].compressed += 5;
+            entries[2].compressed -= 5;
+        },
+        |entries| entries[3].checksum = Some(7),
+        |entries| entries.truncate(4),
+        |entries| entries.push(entries[0]),
+    ];
+    for (number, lie) in lies.into_iter().enumerate() {
+        let mut entries = entries.clone();
+        lie(&mut entries);
+        let file = [frames, &write_seek_table(&entries)].concat();
+        let found = inspect(&mut &file[..], DEFAULT_WINDOW_LIMIT, &mut io::sink()).unwrap();
+        assert_eq!(found.seek_table, SeekTable::Wrong, "{number}");
+        // What is installed does not depend on it.
+        let device = Memory::new(LENGTH);
+        let installed = install_quietly(&file, &device, &expect(sha256(&image))).unwrap();
+        assert_eq!(installed.matched, ChecksumMatched::Image, "{number}");
+        assert!(device.medium() == image, "{number}");
+    }
+    // One without checksums says less and is no lie.
+    let without = |entry: &SeekEntry| SeekEntry {
+        checksum: None,
+        ..*entry
+    };
+    let entries: Vec<_> = entries.iter().map(without).collect();
+    let file = [frames, &write_seek_table(&entries)].concat();
     let found = inspect(&mut &file[..], DEFAULT_WINDOW_LIMIT, &mut io::sink()).unwrap();
-    assert_eq!(found.seek_table, SeekTable::Wrong);
-    // What is installed does not depend on it.
-    let device = Memory::new(LENGTH);
-    install_quietly(&file, &device, &expect(sha256(&image))).unwrap();
+    assert_eq!(found.seek_table, SeekTable::Right);
+}
+
+/// A table that is right of frames that are not what was packed: the image's checksum decides.
+#[test]
+fn right_checksums_in_a_seek_table_are_no_proof() {
+    let mut other = image(LENGTH);
+    let promised = sha256(&other);
+    other[9 * MIB] ^= 1;
+    let (file, _) = packed(&other);
+    let error = install_quietly(&file, &Memory::new(LENGTH), &expect(promised)).unwrap_err();
+    assert!(
+        matches!(error, InstallError::ChecksumMismatch { .. }),
+        "{error}"
+    );
 }
 
 #[test]
@@ -186,7 +226,7 @@ fn what_cannot_be_packed() {
     assert!(matches!(error, PackError::Empty), "{error}");
     let error = pack(&mut (&image[..]).chain(Broken), &mut io::sink(), 3, false);
     assert!(
-        matches!(error, PackError::Read { image_bytes, .. } if image_bytes == 8 * MIB as u64),
+        matches!(error, PackError::Read { image_bytes, .. } if image_bytes == 9 * MIB as u64),
         "{error}"
     );
     let error = pack(&mut &image[..], &mut &mut [0; 10][..], 3, false);
