@@ -105,12 +105,12 @@ pub enum InstallError {
         image: Digest,
     },
 
-    /// The device refused a write or a flush.
+    /// The device refused a write, to make zeros, or a flush.
     #[error("{device} failed to {operation} at byte {offset}, {proven} proven: {error}")]
     WriteFailed {
         /// The device.
         device: String,
-        /// `write` or `flush`.
+        /// `write`, `clear` or `flush`.
         operation: &'static str,
         /// Where, in bytes from the device's start.
         offset: u64,

@@ -1,11 +1,10 @@
 //! A stream of bytes to a partition.
 //!
-//! [`install`] takes a reader (the compressed image as it comes from the network) and a [`Device`] (the inactive
-//! slot), and ends in one of two ways: the device holds the image whose SHA-256 was promised, as read back from the
+//! [`install`] takes a reader (the image's file as it comes from the network) and a [`Device`] (the inactive slot), and ends in one of two ways: the device holds the image whose SHA-256 was promised, as read back from the
 //! medium, or an [`InstallError`] says what happened, where, and after how many bytes. There is no third way: what
 //! is reported as installed has been read back and compared.
 //!
-//! [`pack()`] makes files that are decoded on all cores and from whose middle an installation that was killed can go on
+//! [`pack()`] makes files that are decoded on several cores and from whose middle an installation that was killed can go on
 //! ([`Checkpoint`], [`Start::verify`]); every other `.zst` is installed too, and so are gzip, xz and an image that is not
 //! compressed ([`Format`]). [`inspect()`] tells what a file is.
 //!

@@ -1,7 +1,5 @@
 //! From the file to the image, whatever the file's format.
 
-mod body;
-mod frame;
 mod gzip;
 mod raw;
 mod sniff;
@@ -10,10 +8,8 @@ mod zstd;
 
 use std::{fmt, io};
 
-pub(crate) use body::Body;
-pub use frame::FrameHeader;
 pub(crate) use sniff::SNIFFED;
-pub(crate) use zstd::Diverted;
+pub(crate) use zstd::{Body, Diverted};
 
 /// Why a stream cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +36,7 @@ pub enum StreamError {
 /// How an image comes, told by the file's first bytes and never by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// zstd frames, RFC 8878: the one that is decoded on all cores and can be resumed.
+    /// zstd frames, RFC 8878: the one whose frames are decoded beside each other and that can be resumed.
     Zstd,
     /// gzip members, RFC 1952.
     Gzip,
@@ -59,7 +55,7 @@ impl Format {
     pub fn of(head: &[u8]) -> Result<Self, StreamError> {
         let head = &head[..head.len().min(SNIFFED)];
         match () {
-            () if frame::is_frame(head) => Ok(Self::Zstd),
+            () if zstd::is_frame(head) => Ok(Self::Zstd),
             () if head.starts_with(&gzip::MAGIC) => Ok(Self::Gzip),
             () if head.starts_with(&xz::MAGIC) => Ok(Self::Xz),
             () => match sniff::other_than_an_image(head) {
@@ -79,6 +75,17 @@ impl fmt::Display for Format {
             Self::Raw => "uncompressed",
         })
     }
+}
+
+/// What a frame says of itself before its first byte of content. Only zstd says all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// Bytes that a decoder must keep of what it has decoded; 0 where the beginning does not say.
+    pub window: u64,
+    /// The length of the expanded content in bytes, where the encoder knew it.
+    pub content: Option<u64>,
+    /// Whether a checksum stands at the end: of zstd the four bytes after the last block.
+    pub checksum: bool,
 }
 
 /// What one call of [`Decoder::decode`] has done.

@@ -1,6 +1,6 @@
 //! Where a frame ends, without decoding it: RFC 8878, section 3.1.1.2.
 
-use super::StreamError;
+use crate::decode::StreamError;
 
 /// `Block_Header`: whether it is the last, the type, and the size.
 const BLOCK_HEADER: usize = 3;
@@ -117,7 +117,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::decode::frame::{self, Parsed};
+    use crate::decode::zstd::frame::{self, Parsed};
 
     fn frame(content: &[u8], level: i32, checksum: bool) -> Vec<u8> {
         let mut encoder = zstd::stream::Encoder::new(Vec::new(), level).unwrap();

@@ -1,5 +1,8 @@
 //! A stream of zstd frames.
 
+mod body;
+mod frame;
+
 use std::io;
 
 use zstd::{
@@ -7,10 +10,10 @@ use zstd::{
     zstd_safe::{InBuffer, OutBuffer},
 };
 
-use super::{
-    Step, StreamError,
-    frame::{self, MAX_HEADER, Parsed},
-};
+use super::{Step, StreamError};
+pub(crate) use body::Body;
+pub(super) use frame::is_frame;
+use frame::{MAX_HEADER, Parsed};
 
 /// The header of a frame that is decoded elsewhere.
 #[derive(Clone, Copy, Debug)]

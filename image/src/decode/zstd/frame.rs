@@ -1,21 +1,12 @@
 //! The headers of zstd frames, RFC 8878 sections 3.1.1.1 and 3.1.2.
 
+use crate::decode::FrameHeader;
+
 /// The first four bytes of a zstd frame.
-pub(super) const ZSTD_MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
+pub(super) const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
 
 /// The longest header: magic number, descriptor, window, dictionary id, content size.
 pub(super) const MAX_HEADER: usize = 4 + 1 + 1 + 4 + 8;
-
-/// What a frame says of itself before its first byte of content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FrameHeader {
-    /// Bytes that a decoder must keep of what it has decoded.
-    pub window: u64,
-    /// The length of the expanded content in bytes, where the encoder knew it.
-    pub content: Option<u64>,
-    /// Whether four bytes of checksum follow the last block.
-    pub checksum: bool,
-}
 
 /// What the bytes at a frame's beginning are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +22,8 @@ pub(super) enum Parsed {
 }
 
 /// Whether these are the first bytes of a zstd or a skippable frame.
-pub(super) fn is_frame(bytes: &[u8]) -> bool {
-    bytes.starts_with(&ZSTD_MAGIC) || is_skippable(bytes)
+pub(in crate::decode) fn is_frame(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC) || is_skippable(bytes)
 }
 
 fn is_skippable(bytes: &[u8]) -> bool {
@@ -50,7 +41,7 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
             _ => Parsed::Needs(8),
         };
     }
-    if !bytes.starts_with(&ZSTD_MAGIC) {
+    if !bytes.starts_with(&MAGIC) {
         return Parsed::Other;
     }
     let Some(&descriptor) = bytes.get(4) else {
@@ -111,7 +102,7 @@ mod tests {
     use super::*;
 
     fn header(bytes: &[u8]) -> Parsed {
-        parse(&[&ZSTD_MAGIC, bytes].concat())
+        parse(&[&MAGIC, bytes].concat())
     }
 
     #[test]
@@ -160,7 +151,7 @@ mod tests {
         /// However little is there, `Needs` asks for more than that and never for more than a header has.
         #[test]
         fn asks_for_more_until_it_has_enough(bytes in prop::collection::vec(any::<u8>(), 0..MAX_HEADER)) {
-            let bytes = [&ZSTD_MAGIC[..], &bytes].concat();
+            let bytes = [&MAGIC[..], &bytes].concat();
             for length in 0..bytes.len() {
                 match parse(&bytes[..length]) {
                     Parsed::Needs(needed) => prop_assert!(needed > length && needed <= MAX_HEADER),
