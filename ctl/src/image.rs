@@ -3,13 +3,17 @@
 mod bar;
 mod inspect;
 mod look;
+mod marking;
 mod pack;
 mod source;
 mod write;
 
 use std::{io, path::PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::{
+    Args, Subcommand,
+    builder::{OsStringValueParser, TypedValueParser as _},
+};
 use monok8s_api::{Sha256Digest, Version};
 use monok8s_boot::SlotAddress;
 use monok8s_fetch::Platform;
@@ -21,7 +25,7 @@ const EXIT_CODES: &str = "Exit code: 0 yes, 1 no, 2 the question could not be as
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
-    /// Compress an image so that nodes decode it on all cores and go on where they were after a
+    /// Compress an image so that nodes decode it on up to three cores and go on where they were after a
     /// crash, and print its catalog entry. The file is a standard .zst, the same every time.
     #[command(after_help = EXIT_CODES)]
     Pack(PackArgs),
@@ -107,6 +111,13 @@ pub(crate) struct WriteArgs {
     /// The expanded image's size in bytes, as in a catalog.
     #[arg(long)]
     size: Option<u64>,
+    /// The version that the image has to say it is, as in a catalog.
+    #[arg(long = "version", value_name = "VERSION", id = "image_version")]
+    image_version: Option<Version>,
+    /// Files that the slot must hold to boot. Give an empty text for none.
+    #[arg(long, value_name = "FILE", value_delimiter = ',', default_values = ["/boot/vmlinuz"],
+          value_parser = OsStringValueParser::new().map(PathBuf::from))]
+    boot_file: Vec<PathBuf>,
     /// Read the slot first and write only what differs: for flash, which wears.
     #[arg(long)]
     compare_before_write: bool,
@@ -130,7 +141,7 @@ pub(crate) struct MachineArgs {
     /// Slot B.
     #[arg(long, default_value = "PARTLABEL=monok8s-b")]
     slot_b: SlotAddress,
-    /// GRUB's environment block, where the slot is marked not bootable before the first byte.
+    /// GRUB's environment block, where the slot is marked not bootable before its first byte changes.
     #[arg(long, value_name = "FILE", default_value = "/boot/grub/grubenv")]
     grubenv: PathBuf,
     /// There is no boot loader to be told: nothing may boot the slot while it is half written.
@@ -156,6 +167,8 @@ pub(crate) enum ImageError {
     Create { path: PathBuf, cause: io::Error },
     #[error("{path} is there already; --force overwrites it", path = path.display())]
     Exists { path: PathBuf },
+    #[error("{path} cannot be packed: {what}; give the file system itself, not compressed", path = path.display())]
+    NotPlain { path: PathBuf, what: String },
     #[error("the version is not known: {cause}; name it with --version")]
     VersionUnknown { cause: String },
     #[error("{path}: {cause}", path = path.display())]

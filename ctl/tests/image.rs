@@ -6,6 +6,7 @@
     reason = "shared functions of tests"
 )]
 
+mod images;
 mod virtual_node;
 
 use std::{
@@ -13,74 +14,14 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpListener,
     os::unix::fs::{FileExt as _, MetadataExt as _},
-    path::{Path, PathBuf},
-    process::{Command, Output},
+    path::Path,
+    process::{Command, Stdio},
     thread,
 };
 
+use images::{SIZE, complained, ctl, file_system, folder, packed, said};
 use monok8s_boot::{BootLoader as _, SlotName, host::VirtualNode, loader::grub::Grub};
 use serde_json::Value;
-
-const SIZE: u64 = 24 << 20;
-
-/// A folder with an ext4 image of v1.35.1 in it.
-fn folder() -> (tempfile::TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
-    let tree = folder.path().join("tree");
-    fs::create_dir_all(tree.join("etc")).unwrap();
-    fs::write(
-        tree.join("etc/os-release"),
-        "ID=test\nVERSION_ID=1.35\nIMAGE_VERSION=v1.35.1\n",
-    )
-    .unwrap();
-    fs::write(tree.join("data"), vec![7; 9 << 20]).unwrap();
-    let image = folder.path().join("rootfs.ext4");
-    File::create(&image).unwrap().set_len(SIZE).unwrap();
-    let status = Command::new("mkfs.ext4")
-        .args(["-q", "-d"])
-        .args([&tree, &image])
-        .status()
-        .unwrap();
-    assert!(status.success());
-    (folder, image)
-}
-
-fn ctl(folder: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ctl"))
-        .args(args)
-        .current_dir(folder)
-        .env_remove("http_proxy")
-        .output()
-        .unwrap()
-}
-
-fn said(output: &Output) -> (String, i32) {
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    (text, output.status.code().unwrap())
-}
-
-fn complained(output: &Output) -> String {
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-/// The entry of the packed image, as JSON.
-fn packed(folder: &Path) -> Value {
-    let args = [
-        "image",
-        "pack",
-        "rootfs.ext4",
-        "-o",
-        "rootfs.ext4.zst",
-        "--level",
-        "1",
-        "--format",
-        "json",
-    ];
-    let (text, code) = said(&ctl(folder, &args));
-    assert_eq!(code, 0);
-    serde_json::from_str(&text).unwrap()
-}
 
 #[test]
 fn what_is_packed_is_a_catalog_entry() {
@@ -132,6 +73,89 @@ fn an_image_without_a_version_is_not_packed_without_one() {
     ));
     assert_eq!(code, 0);
     assert!(entry.starts_with("- version: v1.36.0\n"), "{entry}");
+}
+
+/// What is packed twice nobody could install.
+#[test]
+fn only_what_is_not_compressed_is_packed() {
+    let (folder, _) = folder();
+    let folder = folder.path();
+    packed(folder);
+    fs::write(folder.join("page"), "<!DOCTYPE html><title>Log in").unwrap();
+    for (file, why) in [("rootfs.ext4.zst", "it is zstd already"), ("page", "HTML")] {
+        let args = [
+            "image",
+            "pack",
+            file,
+            "-o",
+            "twice.zst",
+            "--version",
+            "v1.0.0",
+        ];
+        let complaint = complained(&ctl(folder, &args));
+        assert!(complaint.contains(why), "{complaint}");
+        assert!(!folder.join("twice.zst").exists());
+    }
+}
+
+/// However many cores there are.
+#[test]
+fn one_core_packs_the_same_file() {
+    let (folder, _) = folder();
+    let folder = folder.path();
+    packed(folder);
+    let allowed = fs::read_to_string("/proc/self/status").unwrap();
+    let allowed = allowed
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+        .unwrap();
+    let first = allowed.trim().split([',', '-']).next().unwrap();
+    let status = Command::new("taskset")
+        .args(["-c", first, env!("CARGO_BIN_EXE_ctl")])
+        .args("image pack rootfs.ext4 -o alone.zst --level 1".split(' '))
+        .current_dir(folder)
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let packed = |name: &str| fs::read(folder.join(name)).unwrap();
+    assert!(packed("alone.zst") == packed("rootfs.ext4.zst"));
+}
+
+/// On a terminal, and there alone.
+#[test]
+fn a_bar_is_shown_to_whoever_looks() {
+    let (folder, _) = folder();
+    let folder = folder.path();
+    let node = node(folder);
+    let entry = packed(folder);
+    let on_a_terminal = |args: &str| {
+        let output = Command::new("script")
+            .args(["-qec", &format!("{} {args}", env!("CARGO_BIN_EXE_ctl"))])
+            .arg("/dev/null")
+            .current_dir(folder)
+            .env("TERM", "xterm")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let write = format!(
+        "image write rootfs.ext4.zst B --checksum {} --sandbox {} --state-dir .",
+        entry["checksum"].as_str().unwrap(),
+        node.dir().display()
+    );
+    for (args, bar) in [
+        ("image pack rootfs.ext4 -o again.zst", "packing"),
+        ("image inspect rootfs.ext4.zst", "reading"),
+        (&write, "writing"),
+    ] {
+        let shown = on_a_terminal(args);
+        assert!(shown.contains(bar) && shown.contains("B/s"), "{shown:?}");
+    }
+    let piped = ctl(folder, &["image", "inspect", "rootfs.ext4.zst"]);
+    assert!(piped.stderr.is_empty(), "{piped:?}");
 }
 
 #[test]
@@ -256,6 +280,18 @@ fn node(folder: &Path) -> VirtualNode {
     node
 }
 
+/// Writes to slot B of the node.
+fn write(folder: &Path, file: &str, checksum: &str, more: &[&str]) -> (Value, i32) {
+    let args = ["image", "write", file, "B", "--checksum", checksum];
+    let sandbox = ["--sandbox", "node", "--state-dir", ".", "-o", "json"];
+    let output = ctl(folder, &[&args[..], &sandbox, more].concat());
+    let (text, code) = said(&output);
+    (
+        serde_json::from_str(&text).unwrap_or_else(|_| panic!("{output:?}")),
+        code,
+    )
+}
+
 #[test]
 fn the_slot_that_does_not_run_is_written_and_nothing_else() {
     let (folder, image) = folder();
@@ -316,4 +352,95 @@ fn the_slot_that_does_not_run_is_written_and_nothing_else() {
     let (text, code) = said(&to("B", &wrong));
     assert_eq!(code, 1);
     assert!(text.contains("checksum does not match"), "{text}");
+}
+
+/// A slot is marked before its first byte changes, and not for nothing.
+#[test]
+fn what_is_no_image_leaves_the_slot_as_it_was() {
+    let (folder, _) = folder();
+    let folder = folder.path();
+    let entry = packed(folder);
+    let checksum = entry["checksum"].as_str().unwrap();
+    let node = node(folder);
+    let other = node.dir().join("slot-b.img");
+    let before = fs::read(&other).unwrap();
+    let grub = Grub::new(node.grubenv());
+    fs::write(folder.join("page"), "<!DOCTYPE html><title>Log in").unwrap();
+    let too_large = ["--size", "25165825"];
+    for (file, more, why) in [
+        ("page", &[][..], "the server sent HTML"),
+        ("rootfs.ext4.zst", &too_large, "does not fit"),
+    ] {
+        let (outcome, code) = write(folder, file, checksum, more);
+        assert_eq!(code, 1, "{outcome}");
+        let error = outcome["error"].as_str().unwrap();
+        assert!(error.contains(file) && error.contains(why), "{error}");
+        assert_eq!(outcome["changed"], false);
+        assert!(grub.state().unwrap().ok(SlotName::B), "{file}");
+        assert!(fs::read(&other).unwrap() == before, "{file}");
+    }
+    // Nor is anything written that the boot loader cannot be told of.
+    fs::remove_file(node.grubenv()).unwrap();
+    let args = ["image", "write", "rootfs.ext4.zst", "B", "--checksum"];
+    let sandbox = ["--sandbox", "node", "--state-dir", "."];
+    let output = ctl(folder, &[&args[..], &[checksum], &sandbox].concat());
+    let complaint = complained(&output);
+    assert!(complaint.contains("nothing was written"), "{complaint}");
+    assert!(fs::read(&other).unwrap() == before);
+}
+
+/// What the agent would not boot is told as a no, whatever was proven.
+#[test]
+fn what_is_no_system_is_refused_though_it_is_what_was_promised() {
+    let (folder, image) = folder();
+    let folder = folder.path();
+    let node = node(folder);
+    let other = node.dir().join("slot-b.img");
+    let checksum = |image: &Path| format!("sha256:{}", &sha256sum(image)[..64]);
+    let wrong = ["--version", "v1.36.0"];
+    let right = ["--version", "1.35.1"];
+    let good = checksum(&image);
+    let (outcome, code) = write(folder, "rootfs.ext4", &good, &wrong);
+    assert_eq!(code, 1);
+    let error = outcome["error"].as_str().unwrap();
+    assert!(
+        error.contains("v1.36.0") && error.contains("v1.35.1"),
+        "{error}"
+    );
+    assert_eq!(write(folder, "rootfs.ext4", &good, &right).1, 0);
+
+    fs::remove_file(folder.join("tree/boot/vmlinuz")).unwrap();
+    let empty = folder.join("no-kernel.ext4");
+    file_system(&folder.join("tree"), &empty);
+    let no_kernel = checksum(&empty);
+    let (outcome, code) = write(folder, "no-kernel.ext4", &no_kernel, &[]);
+    assert_eq!((code, &outcome["imageBytes"]), (1, &SIZE.into()));
+    let error = outcome["error"].as_str().unwrap();
+    assert!(error.contains("/boot/vmlinuz"), "{error}");
+    assert!(fs::read(&other).unwrap() == fs::read(&empty).unwrap());
+    let (_, code) = write(folder, "no-kernel.ext4", &no_kernel, &["--boot-file="]);
+    assert_eq!(code, 0);
+}
+
+#[test]
+fn what_the_slot_holds_is_not_written_again_when_asked() {
+    let (folder, _) = folder();
+    let folder = folder.path();
+    let entry = packed(folder);
+    let checksum = entry["checksum"].as_str().unwrap();
+    let node = node(folder);
+    let grub = Grub::new(node.grubenv());
+    let compare = ["--compare-before-write"];
+    for (changed, unchanged) in [(true, false), (false, true)] {
+        grub.mark_good(SlotName::B).unwrap();
+        grub.mark_good(SlotName::A).unwrap();
+        let (outcome, code) = write(folder, "rootfs.ext4.zst", checksum, &compare);
+        assert_eq!(
+            (code, &outcome["changed"]),
+            (0, &changed.into()),
+            "{outcome}"
+        );
+        assert_eq!(outcome["unchanged"] == SIZE, unchanged, "{outcome}");
+        assert_eq!(grub.state().unwrap().ok(SlotName::B), unchanged);
+    }
 }

@@ -1,4 +1,4 @@
-//! Writes a `.zst` file to a block device or a file and prints what each stage did: `write FILE DEVICE`.
+//! Writes the file of an image to a block device or a file and prints what each stage did: `write FILE DEVICE`.
 //!
 //! For measuring the engine alone: it checks against the file's own SHA-256 and has none of the agent's refusals.
 
@@ -50,7 +50,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let installed = install(&mut source, &target, &expectation, &mut |_| {
         ControlFlow::Continue(())
     })?;
-    let times = installed.times;
     let whole = Timed {
         bytes: installed.image_bytes,
         busy: start.elapsed(),
@@ -59,17 +58,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         "{}: {} bytes, {}",
         device, installed.image_bytes, installed.access
     );
-    for (stage, timed) in [
-        ("receive", times.receive),
-        ("hash file", times.hash_file),
-        ("decode", times.decode),
-        ("digest", times.digest),
-        ("write", times.write),
-        ("flush", times.flush),
-        ("read back", times.read_back),
-        ("compare", times.compare),
-        ("whole", whole),
-    ] {
+    let stages = installed.times.named();
+    for (stage, timed) in stages.into_iter().chain([("whole", whole)]) {
         #[allow(clippy::cast_precision_loss, reason = "for people to read")]
         let megabytes = timed.bytes as f64 / 1e6;
         let seconds = timed.busy.as_secs_f64();

@@ -87,3 +87,22 @@ pub struct StageTimes {
     /// SHA-256 of the slot, where it was wanted.
     pub hash_image: Timed,
 }
+
+impl StageTimes {
+    /// In the order in which bytes go through them, with what people call them.
+    pub fn named(&self) -> [(&'static str, Timed); 11] {
+        [
+            ("receive", self.receive),
+            ("hash file", self.hash_file),
+            ("decode", self.decode),
+            ("digest", self.digest),
+            ("unchanged", self.unchanged),
+            ("write", self.write),
+            ("clear zeros", self.clear),
+            ("flush", self.flush),
+            ("read back", self.read_back),
+            ("compare", self.compare),
+            ("hash image", self.hash_image),
+        ]
+    }
+}

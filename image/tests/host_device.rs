@@ -6,13 +6,16 @@ mod support;
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write as _},
+    ops::ControlFlow,
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use monok8s_image::{Access, ChecksumMatched, Device, HostDevice, InstallError};
+use monok8s_image::{
+    Access, ChecksumMatched, Device, HostDevice, InstallError, Options, Start, install_from,
+};
 use rustix::fs::OFlags;
 use support::{FILLER, MIB, compress, expect, image, install_quietly, sha256};
 
@@ -159,6 +162,48 @@ fn a_loop_device_is_told_to_make_zeros_itself() {
     target.into_file().read_to_end(&mut slot).unwrap();
     assert!(slot[..image.len()] == image);
     assert!(slot[image.len()..].iter().all(|byte| *byte == FILLER));
+}
+
+/// The kernel's own count of what was written to a block device: the seventh field of its `stat`, in sectors of 512
+/// bytes whatever the device's (`Documentation/block/stat.rst`).
+fn sectors_written(device: &Loop) -> u64 {
+    let name = device.path.file_name().unwrap();
+    let stat = fs::read_to_string(Path::new("/sys/block").join(name).join("stat")).unwrap();
+    stat.split_whitespace().nth(6).unwrap().parse().unwrap()
+}
+
+#[test]
+fn what_a_loop_device_holds_costs_it_no_write_when_asked() {
+    let Some(device) = Loop::new(76 * MIB) else {
+        return;
+    };
+    let mut image = with_zeros();
+    let written_for = |image: &[u8]| {
+        let before = sectors_written(&device);
+        let file = compress(image);
+        let target = HostDevice::new(device.open(), "the slot").unwrap();
+        let options = Options {
+            compare_before_write: true,
+            ..Options::default()
+        };
+        install_from(
+            Start::at_the_beginning(),
+            &mut &file[..],
+            &target,
+            &expect(sha256(image)),
+            &options,
+            &mut |_| ControlFlow::Continue(()),
+        )
+        .unwrap();
+        sectors_written(&device) - before
+    };
+    let all = written_for(&image);
+    assert!(all >= 5 * MIB as u64 / 512, "{all}: nothing is counted");
+    assert_eq!(written_for(&image), 0);
+    // Two pages that differ, of which one was a zero.
+    image[MIB] ^= 1;
+    image[40 * MIB + 5] = 1;
+    assert_eq!(written_for(&image), 2 * 4096 / 512);
 }
 
 #[test]

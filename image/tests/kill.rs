@@ -16,7 +16,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
     ops::ControlFlow,
-    os::unix::fs::FileExt as _,
+    os::unix::{fs::FileExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -216,7 +216,9 @@ fn killed_at_random_points_it_comes_to_its_end() {
         let mut run = start(folder);
         thread::sleep(whole * share / 1000);
         let _ = run.kill();
-        begin_anew = run.wait().unwrap().success();
+        let ended = run.wait().unwrap();
+        begin_anew = ended.success();
+        assert!(begin_anew || ended.signal() == Some(9), "{ended}");
         if begin_anew {
             fs::remove_file(folder.join("done")).unwrap();
             completed += 1;

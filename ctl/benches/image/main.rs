@@ -216,6 +216,8 @@ impl Runs {
                     "B",
                     "--checksum",
                     checksum,
+                    // It is no system that could be booted.
+                    "--boot-file=",
                     "-o",
                     "json",
                 ])

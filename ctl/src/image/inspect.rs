@@ -26,7 +26,7 @@ struct Report {
     window: u64,
     /// Of the zstd seekable format: none, right or wrong.
     seek_table: &'static str,
-    /// Decoded on all cores, and resumed after a crash.
+    /// Decoded on several cores, and resumed after a crash.
     packed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
@@ -59,7 +59,7 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<Answer, ImageError> {
         Err(error @ InspectError::Stream { .. }) => return Ok(no(args, &error)),
     };
     image.finish().map_err(ImageError::Scratch)?;
-    let version = look::version(kept.path(), &args.keys.version_key);
+    let version = look::version(kept.path(), &args.keys.version_key, &[]);
     let report = report(args, &found, version);
     // A table that lies serves nobody.
     let good = found.seek_table != SeekTable::Wrong;
@@ -119,7 +119,7 @@ fn text(report: &Report) -> String {
         (None, None) => String::new(),
     };
     let packed = if report.packed {
-        "decoded on all cores, resumed after a crash"
+        "decoded on up to three cores, resumed after a crash"
     } else {
         "decoded on one core, begun again after a crash; `ctl image pack` makes it otherwise"
     };

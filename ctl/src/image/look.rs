@@ -1,16 +1,17 @@
-//! The version that an uncompressed image carries.
+//! What an image that is not compressed says of itself.
 
 use std::{
     fs::File,
     io::{self, Seek, SeekFrom, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use monok8s_boot::inspect;
 
-/// What os-release says, or why that is not known.
-pub(super) fn version(image: &Path, keys: &[String]) -> Result<String, String> {
-    let inside = inspect::inspect(image, &[]).map_err(|error| error.to_string())?;
+/// The version that its os-release says, or why that is not known or it could not boot without one of the files that it
+/// needs.
+pub(super) fn version(image: &Path, keys: &[String], needs: &[PathBuf]) -> Result<String, String> {
+    let inside = inspect::inspect(image, needs).map_err(|error| error.to_string())?;
     match inside.os_release.version(keys) {
         Some(version) => Ok(version.to_owned()),
         None => Err(format!("its os-release has none of {}", keys.join(", "))),

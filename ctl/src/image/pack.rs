@@ -2,12 +2,13 @@
 
 use std::{
     fs::{self, File},
-    io::{BufWriter, Write as _},
+    io::{BufWriter, Read as _, Seek as _, Write as _},
     ops::ControlFlow,
     path::Path,
 };
 
 use monok8s_api::Version;
+use monok8s_image::Format;
 use serde::Serialize;
 
 use super::{ImageError, PackArgs, bar::Bar, look};
@@ -36,6 +37,7 @@ pub(super) fn pack(args: &PackArgs) -> Result<Answer, ImageError> {
     };
     let mut image = File::open(&args.image).map_err(opened)?;
     let length = image.metadata().map_err(opened)?.len();
+    plain(&image, &args.image)?;
     let version = version(args)?;
 
     let created = |cause| ImageError::Create {
@@ -82,6 +84,27 @@ pub(super) fn pack(args: &PackArgs) -> Result<Answer, ImageError> {
     }))
 }
 
+/// What is packed twice, or is no image, nobody could install.
+fn plain(image: &File, path: &Path) -> Result<(), ImageError> {
+    let opened = |cause| ImageError::Open {
+        path: path.to_path_buf(),
+        cause,
+    };
+    let (mut image, mut head) = (image, Vec::new());
+    (image.take(4096).read_to_end(&mut head))
+        .and_then(|_| image.rewind())
+        .map_err(opened)?;
+    let what = match Format::of(&head) {
+        Ok(Format::Raw) => return Ok(()),
+        Ok(format) => format!("it is {format} already"),
+        Err(error) => error.to_string(),
+    };
+    Err(ImageError::NotPlain {
+        path: path.to_path_buf(),
+        what,
+    })
+}
+
 /// Removes what is not whole.
 struct Unfinished<'a>(&'a Path);
 
@@ -98,7 +121,7 @@ fn version(args: &PackArgs) -> Result<String, ImageError> {
     if let Some(version) = &args.image_version {
         return Ok(version.to_string());
     }
-    let said = look::version(&args.image, &args.keys.version_key).map_err(unknown)?;
+    let said = look::version(&args.image, &args.keys.version_key, &[]).map_err(unknown)?;
     let version: Version = said
         .parse()
         .map_err(|error| unknown(format!("its os-release says {said:?}: {error}")))?;

@@ -1,19 +1,24 @@
 //! `ctl image write`: what the agent does to a slot, by hand.
 
-use std::{fs, ops::ControlFlow, path::Path};
+use std::{
+    fs,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
 
+use monok8s_api::Version;
 use monok8s_boot::{
     BootLoader, Host, Machine, Roots, SlotName,
     host::{RealMachine, VirtualNode},
     loader::grub::Grub,
 };
 use monok8s_image::{
-    ChecksumMatched, DEFAULT_WINDOW_LIMIT, Device as _, Digest, Expectation, HostDevice,
-    InstallError, Installed, Options, Progress, Stage, StageTimes, Start, Timed, install_from,
+    ChecksumMatched, DEFAULT_WINDOW_LIMIT, Digest, Expectation, HostDevice, Installed, Options,
+    Progress, Stage, StageTimes, Start, install_from,
 };
 use serde::Serialize;
 
-use super::{ImageError, MachineArgs, WriteArgs, bar::Bar, look};
+use super::{ImageError, MachineArgs, WriteArgs, bar::Bar, look, marking::Marking};
 use crate::answer::Answer;
 
 #[derive(Debug, Serialize)]
@@ -21,6 +26,8 @@ use crate::answer::Answer;
 struct Outcome {
     slot: String,
     device: String,
+    /// It is not what it was.
+    changed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(flatten)]
@@ -38,7 +45,8 @@ struct Holds {
     written: u64,
     cleared: u64,
     unchanged: u64,
-    version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
     /// They ran side by side.
     stages: Vec<StageSeconds>,
 }
@@ -52,25 +60,14 @@ struct StageSeconds {
 }
 
 fn stages(times: &StageTimes) -> Vec<StageSeconds> {
-    let stage = |(stage, timed): (&'static str, Timed)| StageSeconds {
-        stage,
-        bytes: timed.bytes,
-        seconds: timed.busy.as_secs_f64(),
-    };
-    [
-        ("receive", times.receive),
-        ("hash file", times.hash_file),
-        ("decode", times.decode),
-        ("digest", times.digest),
-        ("write", times.write),
-        ("clear zeros", times.clear),
-        ("flush", times.flush),
-        ("read back", times.read_back),
-        ("compare", times.compare),
-        ("hash image", times.hash_image),
-    ]
-    .map(stage)
-    .into()
+    times
+        .named()
+        .map(|(stage, timed)| StageSeconds {
+            stage,
+            bytes: timed.bytes,
+            seconds: timed.busy.as_secs_f64(),
+        })
+        .into()
 }
 
 pub(super) fn write(args: &WriteArgs) -> Result<Answer, ImageError> {
@@ -79,6 +76,11 @@ pub(super) fn write(args: &WriteArgs) -> Result<Answer, ImageError> {
     let slot = which(&slots, &args.device)?;
     let target = host.open_target(slot, &args.machine.state_dir)?;
     let device = target.slot.device.clone();
+    let loader = |cause| ImageError::BootLoader { slot, cause };
+    if let Some(grub) = &grub {
+        // One that cannot be told is no reason to fetch anything.
+        grub.state().map_err(loader)?;
+    }
     let opened = args.source.open(&args.fetch)?;
     let target = HostDevice::new(target.file, device.display().to_string()).map_err(|cause| {
         ImageError::Open {
@@ -86,18 +88,20 @@ pub(super) fn write(args: &WriteArgs) -> Result<Answer, ImageError> {
             cause,
         }
     })?;
-    if let Some(grub) = grub {
-        // A slot that is half written must not be what a fallback finds.
-        grub.mark_unbootable(slot)
-            .map_err(|cause| ImageError::BootLoader { slot, cause })?;
-    }
+    let target = Marking::new(target, slot, grub);
 
     let bar = Bar::new("writing", args.size);
     let mut show = |progress: Progress| {
         bar.total(progress.total);
         if progress.stage == Stage::Verifying {
             bar.message("reading back");
-            bar.at(progress.proven.min(progress.hashed.max(progress.proven)));
+            // Where the checksum is not the file's, what is proven may have to be read once more.
+            let again = progress.total == Some(progress.proven) && progress.hashed > 0;
+            bar.at(if again {
+                progress.hashed
+            } else {
+                progress.proven
+            });
         } else {
             bar.at(progress.written);
         }
@@ -122,13 +126,24 @@ pub(super) fn write(args: &WriteArgs) -> Result<Answer, ImageError> {
         &mut show,
     );
     drop(bar);
+    let changed = target.changed();
+    if let Some(cause) = target.refused() {
+        return Err(loader(cause));
+    }
+    let (error, holds) = match &installed {
+        Ok(installed) => {
+            let version = version(args, &device);
+            let error = version.as_ref().err().cloned();
+            (error, Some(holds(installed, version.ok())))
+        }
+        Err(error) => (Some(format!("{}: {error}", args.source)), None),
+    };
     let outcome = Outcome {
         slot: slot.to_string(),
-        device: target.name().to_owned(),
-        error: installed.as_ref().err().map(|error| told(args, error)),
-        holds: installed
-            .ok()
-            .map(|installed| holds(args, &installed, &device)),
+        device: device.display().to_string(),
+        changed,
+        error,
+        holds,
     };
     let good = outcome.error.is_none();
     Ok(Answer::new(args.output, good, &outcome, text))
@@ -146,7 +161,7 @@ fn machine(args: &MachineArgs) -> (Box<dyn Host>, Option<Grub>) {
         args.slot_a.clone(),
         args.slot_b.clone(),
     );
-    let grub = (!args.no_boot_loader).then(|| Grub::new(&args.grubenv));
+    let grub = (!args.no_boot_loader).then(|| Grub::of(&host, &args.grubenv));
     (Box::new(host), grub)
 }
 
@@ -170,11 +185,22 @@ fn which(slots: &Machine, named: &Path) -> Result<SlotName, ImageError> {
         })
 }
 
-fn told(args: &WriteArgs, error: &InstallError) -> String {
-    format!("{}: {error}", args.source)
+/// The version in the slot, or why the agent would not boot it.
+fn version(args: &WriteArgs, device: &Path) -> Result<String, String> {
+    let needs: Vec<PathBuf> = (args.boot_file.iter())
+        .filter(|file| !file.as_os_str().is_empty())
+        .cloned()
+        .collect();
+    let found = look::version(device, &args.keys.version_key, &needs)?;
+    match &args.image_version {
+        Some(promised) if found.parse::<Version>().ok().as_ref() != Some(promised) => Err(format!(
+            "it was promised to be {promised}, and its os-release says {found:?}"
+        )),
+        _ => Ok(found),
+    }
 }
 
-fn holds(args: &WriteArgs, installed: &Installed, device: &Path) -> Holds {
+fn holds(installed: &Installed, version: Option<String>) -> Holds {
     Holds {
         image_bytes: installed.image_bytes,
         checksum_matched: match installed.matched {
@@ -185,8 +211,7 @@ fn holds(args: &WriteArgs, installed: &Installed, device: &Path) -> Holds {
         written: installed.times.write.bytes,
         cleared: installed.times.clear.bytes,
         unchanged: installed.times.unchanged.bytes,
-        version: look::version(device, &args.keys.version_key)
-            .unwrap_or_else(|why| format!("not known: {why}")),
+        version,
         stages: stages(&installed.times),
     }
 }
@@ -195,22 +220,33 @@ fn text(outcome: &Outcome) -> String {
     let Outcome {
         slot,
         device,
+        changed,
         error,
         holds,
     } = outcome;
-    if let Some(error) = error {
-        return format!(
-            "slot {slot} ({device}) was not written as promised and is not to be booted: {error}\n"
-        );
-    }
+    let error = error.as_deref().unwrap_or_default();
     let Some(w) = holds else {
-        return String::new();
+        return if *changed {
+            format!(
+                "slot {slot} ({device}) was not written as promised and is not to be booted: {error}\n"
+            )
+        } else {
+            format!("slot {slot} ({device}) is as it was: {error}\n")
+        };
+    };
+    let system = match &w.version {
+        Some(version) => version.clone(),
+        None => format!("an image that is not to be booted: {error}"),
+    };
+    let marked = if *changed {
+        "this one is marked not bootable where the boot loader knows such a mark"
+    } else {
+        "nothing had to be written"
     };
     format!(
-        "slot {slot} ({device}) holds {}, {} bytes, read back from the medium ({}); the checksum was the {}'s\n\
-         {} bytes were written, {} zeros cleared, {} found there already. Which slot boots was not changed, and this \
-         one is marked not bootable where the boot loader knows such a mark\n",
-        w.version,
+        "slot {slot} ({device}) holds {system}\n\
+         {} bytes, read back from the medium ({}); the checksum was the {}'s\n\
+         {} bytes were written, {} zeros cleared, {} found there already. Which slot boots was not changed, and {marked}\n",
         w.image_bytes,
         w.access,
         w.checksum_matched.to_lowercase(),
