@@ -188,7 +188,7 @@ word_set! {
         DownloadNotFound,
         /// The server answered 401 or 403, or the agent may not read what it needs to fetch.
         DownloadForbidden,
-        /// The bytes are no image: a web page, an archive, or another compression.
+        /// The bytes are no image: a web page, an archive, a whole disk, or a compression other than zstd, gzip and xz.
         NotAnImage,
         /// The compressed stream is damaged or truncated.
         DecodeFailed,

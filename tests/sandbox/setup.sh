@@ -6,7 +6,7 @@ set -euo pipefail
 
 # program:package
 needed=(
-  cc:gcc              # the linker, and the C parts of zstd and ring
+  cc:gcc              # the linker, and the C parts of zstd, xz and ring
   mkfs.ext4:e2fsprogs # root file systems
   debugfs:e2fsprogs
   setpriv:util-linux  # children that die with their parent
