@@ -9,6 +9,7 @@ use monok8s_api::{
     API_VERSION,
     reason::{EventReason, ProgressPhase},
 };
+use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::{decide::status::shorten, record::Attempt};
@@ -20,6 +21,8 @@ const MAX_NOTE: usize = 1024;
 #[derive(Clone)]
 pub struct Events {
     recorder: Recorder,
+    /// What is being published. Clones share it.
+    under_way: TaskTracker,
 }
 
 impl std::fmt::Debug for Events {
@@ -37,6 +40,7 @@ impl Events {
         };
         Self {
             recorder: Recorder::new(client, reporter),
+            under_way: TaskTracker::new(),
         }
     }
 
@@ -50,9 +54,16 @@ impl Events {
         self.publish(resumed(attempt, bytes), reference(attempt));
     }
 
+    /// Waits until everything told so far is published or dropped.
+    pub async fn settled(&self) {
+        // It takes more all the same; without this it would be waited for until it does not.
+        self.under_way.close();
+        self.under_way.wait().await;
+    }
+
     fn publish(&self, event: Event, reference: ObjectReference) {
         let recorder = self.recorder.clone();
-        tokio::spawn(async move {
+        self.under_way.spawn(async move {
             let published = crate::act::calls::limited(recorder.publish(&event, &reference)).await;
             if let Err(e) = published {
                 debug!("an event was not published: {e}");
@@ -124,8 +135,34 @@ fn resumed(attempt: &Attempt, bytes: u64) -> Event {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Notify;
+
     use super::*;
     use crate::record::End;
+
+    #[tokio::test]
+    async fn what_was_told_is_waited_for() {
+        let answer = Arc::new(Notify::new());
+        let waits = Arc::clone(&answer);
+        let server = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+            let waits = Arc::clone(&waits);
+            async move {
+                waits.notified().await;
+                Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::empty()))
+            }
+        });
+        let events = Events::new(Client::new(server, "default"), "n");
+        events.settled().await;
+        for name in ["p", "q"] {
+            events.tell(&Attempt::queued(name, "u", 1));
+            let mut settled = std::pin::pin!(events.settled());
+            assert!(futures::poll!(&mut settled).is_pending(), "{name}");
+            answer.notify_one();
+            settled.await;
+        }
+    }
 
     #[test]
     fn a_note_fits_what_the_api_server_takes() {

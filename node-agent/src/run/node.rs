@@ -43,6 +43,9 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
 /// How long a reboot waits for the API server to take the status that announces it.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// How long it waits for the Event after that: the reboot would take it away on its way.
+const LAST_EVENTS: Duration = Duration::from_secs(2);
+
 /// Everything real.
 #[derive(Debug)]
 pub struct Node {
@@ -198,6 +201,8 @@ impl Effects for Node {
 
     async fn reboot(&mut self) {
         self.metrics.reboot();
+        // Without an answer it is lost, and nothing else.
+        let _ = tokio::time::timeout(LAST_EVENTS, self.events.settled()).await;
         info!("rebooting");
         let refused = match self.rebooter.reboot().await {
             Ok(()) => None,
