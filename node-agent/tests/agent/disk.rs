@@ -1,6 +1,11 @@
 //! The state folder: not where it should be, gone while a trial is armed, and wanted by two agents.
 
-use std::{fs, os::unix::fs::symlink, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Api;
@@ -8,6 +13,7 @@ use monok8s_api::{OSNode, condition, reason::ProgressPhase};
 use monok8s_node_agent::record::Step;
 use monok8s_sandbox::{
     binaries,
+    image_server::Fault,
     node::NodeOptions,
     process::{Process, Spawn, tail},
     wait,
@@ -16,11 +22,19 @@ use serde_json::json;
 
 use crate::{
     http,
-    scene::{LIMIT, NEW, OLD, Scene, drip},
+    scene::{LIMIT, NEW, OLD, Scene},
 };
 
 fn state_folder(scene: &Scene, name: &str) -> PathBuf {
     scene.node(name).machine().data().join("monok8s")
+}
+
+/// Puts the state folder back. An agent that finds none makes one, which goes again.
+fn put_back(folder: &Path, aside: &Path) {
+    fs::remove_file(folder).unwrap();
+    while fs::rename(aside, folder).is_err() {
+        fs::remove_dir_all(folder).unwrap();
+    }
 }
 
 /// Waits until OSNode says so of the node's fitness.
@@ -66,8 +80,7 @@ async fn misplaced(scene: &Scene) {
     assert!(scene.slot_b_is_untouched(name));
     let pid = scene.node(name).agent_pid();
 
-    fs::remove_file(&folder).unwrap();
-    fs::rename(&aside, &folder).unwrap();
+    put_back(&folder, &aside);
     upgradable(scene, name, "True", "Ready").await;
     assert_eq!(scene.node(name).agent_pid(), pid);
     scene.patch(name, json!({"retryNonce": "mended"})).await;
@@ -98,8 +111,7 @@ async fn armed(scene: &Scene) {
         .await;
     assert_eq!(scene.status(name).await, before);
 
-    fs::remove_file(&folder).unwrap();
-    fs::rename(&aside, &folder).unwrap();
+    put_back(&folder, &aside);
     upgradable(scene, name, "True", "Ready").await;
     assert_eq!(scene.status(name).await.phase, ProgressPhase::Rebooting);
     let boot = node.reset().await.unwrap();
@@ -115,7 +127,12 @@ async fn armed(scene: &Scene) {
 async fn second(scene: &Scene) {
     let name = "second";
     let node = scene.node(name);
-    let url = scene.serve(name, Some(drip()));
+    // The first is killed in the middle, however long it takes the second to be there.
+    let slow = Fault::Drip {
+        bytes: 16 << 10,
+        every: Duration::from_millis(500),
+    };
+    let url = scene.serve(name, Some(slow));
     scene
         .progress(
             name,
@@ -128,7 +145,6 @@ async fn second(scene: &Scene) {
             record.is_some_and(|r| r.under_way().is_some_and(|a| a.step() == Step::Writing))
         })
         .await;
-    let port = monok8s_sandbox::ports::unheld().unwrap();
     let log = node.agent_kubeconfig().with_file_name("second.log");
     let spawn = Spawn::new(
         "a second agent",
@@ -137,14 +153,21 @@ async fn second(scene: &Scene) {
     )
     .flag("node-name", name)
     .flag("sandbox", node.machine().dir())
-    .flag("listen", format!("127.0.0.1:{port}"))
+    .flag("listen", "127.0.0.1:0")
     .env("KUBECONFIG", node.agent_kubeconfig());
     let other = Process::spawn(spawn).await.unwrap();
-    let base = format!("http://127.0.0.1:{port}");
+    let base = wait::until("the second's address", LIMIT, || async {
+        let text = fs::read_to_string(&log).unwrap();
+        let address = text.split_once(" address=").map(|(_, rest)| rest);
+        let address = address.and_then(|rest| rest.split_once(char::is_whitespace));
+        Ok(address.map(|(address, _)| format!("http://{address}")))
+    })
+    .await
+    .unwrap_or_else(|e| panic!("{e:#}\n{}", tail(&log)));
     let said = format!("process {}", node.agent_pid().unwrap());
     scene
         .until(name, "the second to say who was first", |_| {
-            tail(&log).contains(&said)
+            fs::read_to_string(&log).unwrap().contains(&said)
         })
         .await;
     wait::until("the second to know its progresses", LIMIT, || async {

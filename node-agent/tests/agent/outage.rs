@@ -22,6 +22,7 @@ async fn an_agent_outlives_its_api_server() {
             json!({"image": scene.image(&url), "release": "Stage"}),
         )
         .await;
+    scene.phase("writes", ProgressPhase::Downloading).await;
     let url = scene.serve("staged", None);
     scene
         .progress(
@@ -36,19 +37,17 @@ async fn an_agent_outlives_its_api_server() {
             json!({"image": scene.image(&url), "release": "Stage"}),
         )
         .await;
-    scene.phase("writes", ProgressPhase::Downloading).await;
     scene.phase("staged", ProgressPhase::Staged).await;
     scene.phase("trial", ProgressPhase::Staged).await;
-
-    // The trial boot comes up while there is no API server.
-    let node = scene.node("trial");
-    node.kill_agent_and_hold().await;
-    scene.patch("trial", json!({"release": "Reboot"})).await;
     scene.node("staged").kill_agent_and_hold().await;
     scene.patch("staged", json!({"release": "Reboot"})).await;
-    node.start_agent();
+
+    // The trial boot comes up while there is no API server, and its agent not before.
+    scene.node("trial").hold_agent();
+    scene.patch("trial", json!({"release": "Reboot"})).await;
     scene.phase("trial", ProgressPhase::Rebooting).await;
     scene.cluster.control_plane_mut().kill_api_server().await;
+    scene.node("trial").start_agent();
 
     scene.cluster.image_server().cure("/writes/rootfs.ext4.zst");
     scene.node("staged").start_agent();

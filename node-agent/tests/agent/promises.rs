@@ -182,7 +182,9 @@ async fn two(scene: &Scene) {
     scene.cluster.image_server().cure("/two/rootfs.ext4.zst");
     let end = Instant::now() + LIMIT;
     loop {
-        let (a, b) = (scene.status("two-a").await, scene.status("two-b").await);
+        // In this order: the second may begin as soon as the first has ended.
+        let b = scene.status("two-b").await;
+        let a = scene.status("two-a").await;
         if a.phase.is_terminal() {
             break;
         }
@@ -394,6 +396,7 @@ async fn quiet(scene: &Scene) {
         )
         .await;
     let mut seen: Vec<OSUpgradeProgressStatus> = Vec::new();
+    let mut last = None;
     let mut events = Box::pin(watcher);
     let begun = Instant::now();
     let end = Instant::now() + LIMIT;
@@ -402,6 +405,8 @@ async fn quiet(scene: &Scene) {
         let event = tokio::time::timeout(LIMIT, events.next()).await.unwrap();
         if let Some(Ok(Event::Apply(p) | Event::InitApply(p))) = event
             && p.name_any() == name
+            // A watch that begins anew tells what it told before.
+            && std::mem::replace(&mut last, p.resource_version()) != p.resource_version()
             && let Some(status) = p.status
         {
             seen.push(status);

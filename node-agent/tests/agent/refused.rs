@@ -35,8 +35,10 @@ async fn begin(scene: &Scene, writes: &str, waits: &str) {
                 json!({"image": scene.image(&url), "release": "Stage"}),
             )
             .await;
+        if name == writes {
+            scene.phase(writes, ProgressPhase::Downloading).await;
+        }
     }
-    scene.phase(writes, ProgressPhase::Downloading).await;
     scene.phase(waits, ProgressPhase::Staged).await;
 }
 

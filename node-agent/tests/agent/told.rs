@@ -64,6 +64,8 @@ async fn completed(scene: &Scene) {
     assert!(note.contains(NEW), "{note}");
 
     let log = scene.node(name).agent_log();
+    // The last one may be half written.
+    let (log, _) = log.rsplit_once('\n').unwrap();
     let lines: Vec<Value> = log
         .lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
