@@ -378,6 +378,24 @@ async fn a_name_is_resolved_once_and_its_token_stays_with_the_registry() {
     }
 }
 
+/// The same host in capitals is the same server, and gets the token that was fetched for it.
+#[tokio::test]
+async fn a_host_in_capitals_is_shown_its_token() {
+    let world = Imitation::start([]).await;
+    let port = world.registry.address().port();
+    let name = format!("oci://LOCALHOST:{port}/a:t");
+    assert!(image(&world.client(), &name).await.unwrap() == world.content);
+    let blob = format!("/v2/a/blobs/{}", digest(&world.content));
+    let expected = [
+        ("/v2/a/manifests/t", false),
+        ("/token", false),
+        ("/v2/a/manifests/t", true),
+        (&blob, true),
+    ];
+    let expected = expected.map(|(path, token)| (path.to_owned(), token));
+    assert_eq!(world.asked(), expected);
+}
+
 /// An earlier run had resolved the name: the tag may have moved, the layer is the one begun.
 #[tokio::test]
 async fn a_layer_is_gone_on_with_whatever_its_tag_has_come_to_stand_for() {

@@ -5,7 +5,8 @@ use crate::{digest::is_digest, refusal::PolicyRefusal, url::SourceUrl};
 /// A name in a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Name {
-    /// `https://` and the host.
+    /// `https://` and the host, as the URLs below it are written: in small letters, without a port
+    /// that is https's own.
     origin: String,
     repository: String,
     reference: Reference,
@@ -42,8 +43,13 @@ impl Name {
         if !is_repository(repository) || !is_reference {
             return Err(refused);
         }
+        // The host of a scheme that the URL's parser does not know is not looked into by it.
+        let origin = format!("https://{host}/")
+            .parse::<SourceUrl>()
+            .map_err(|_| refused)?
+            .origin();
         Ok(Self {
-            origin: format!("https://{host}"),
+            origin,
             repository: repository.to_owned(),
             reference,
         })
@@ -131,6 +137,12 @@ mod tests {
                 Reference::Tag("Latest_1".into()),
             ),
             (
+                "oci://registry.example:443/a:t",
+                "https://registry.example",
+                "a",
+                Reference::Tag("t".into()),
+            ),
+            (
                 &by_digest,
                 "https://[fd00::1]:5000",
                 "a",
@@ -138,7 +150,7 @@ mod tests {
             ),
         ] {
             let name = Name::of(&text.parse().unwrap()).unwrap();
-            assert_eq!(name.origin().to_lowercase(), origin, "{text}");
+            assert_eq!(name.origin(), origin, "{text}");
             assert_eq!(name.repository(), repository);
             assert_eq!(*name.reference(), reference);
             let pinned = name.pinned(&digest).unwrap();
@@ -148,6 +160,19 @@ mod tests {
             let manifest = name.manifest(name.reference()).unwrap();
             assert!(manifest.is_https(), "{manifest}");
             assert!(manifest.to_string().contains("/v2/"), "{manifest}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_host() {
+        for host in [
+            "registry.%19xample",
+            "registry%2fexample",
+            "u%40registry.example",
+        ] {
+            let url = format!("oci://{host}/a:t").parse().unwrap();
+            let refused = Name::of(&url).unwrap_err();
+            assert_eq!(refused, PolicyRefusal::NotAnArtifactName, "{host}");
         }
     }
 

@@ -97,11 +97,9 @@ pub fn name(text: &str) {
     let below = format!("{}/v2/{}/", name.origin(), name.repository());
     for asked in [name.manifest(name.reference()), name.blob(&digest)] {
         let asked = asked.map(|url| url.full().to_string());
-        // A host in capitals, or with a port that is https's own, is written in one way.
-        let below = below.parse::<SourceUrl>().map(|url| url.full().to_string());
         assert!(
-            matches!((&asked, &below), (Ok(asked), Ok(below)) if asked.starts_with(below)),
-            "{asked:?} {below:?}"
+            asked.as_ref().is_ok_and(|asked| asked.starts_with(&below)),
+            "{asked:?} {below}"
         );
     }
     let pinned = name.pinned(&digest);
