@@ -169,7 +169,7 @@ async fn images_come_from_registries_strict_servers_and_through_proxies() {
         format!("--client-cert-host={}", flagged.address()),
     ];
     let mut nodes = Vec::from(["identified", "by-flags", "proxied"].map(NodeOptions::new));
-    nodes[1].agent_arguments = [&shows[..], &[trusting.clone()]].concat();
+    nodes[1].agent_arguments = [&shows[..], std::slice::from_ref(&trusting)].concat();
     nodes[2].agent_arguments = vec![trusting.clone()];
     nodes[2].agent_variables = vec![("HTTPS_PROXY".into(), proxy.url())];
     if registry.is_some() {
