@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr};
 
-use clap::Parser;
+use clap::{
+    Parser,
+    builder::{OsStringValueParser, TypedValueParser as _},
+};
 use monok8s_api::GoDuration;
 use monok8s_boot::{SlotAddress, reboot::RebootMethod};
 use monok8s_telemetry::logs;
@@ -44,7 +47,8 @@ pub struct Args {
     pub version_key: Vec<String>,
 
     /// Files that a slot must hold to boot. Give an empty text for none.
-    #[arg(long, value_delimiter = ',', default_values = ["/boot/vmlinuz"])]
+    #[arg(long, value_delimiter = ',', default_values = ["/boot/vmlinuz"],
+          value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub boot_file: Vec<PathBuf>,
 
     /// How to reboot: auto, dbus, syscall or `command:/ABSOLUTE/PATH`.
@@ -238,6 +242,16 @@ mod tests {
         assert!(told(&["--compare-before-write"]));
         assert!(told(&["--compare-before-write=true"]));
         assert!(!told(&["--compare-before-write=false"]));
+    }
+
+    #[test]
+    fn files_to_boot_from_can_be_named_and_be_none() {
+        let told = |flag: &str| {
+            let args = ["node-agent", "--node-name=n", "--sandbox=/s", flag];
+            Args::parse_from(args).boot_file
+        };
+        assert_eq!(told("--boot-file="), [PathBuf::new()]);
+        assert_eq!(told("--boot-file=/a,/b").len(), 2);
     }
 
     #[test]

@@ -109,7 +109,9 @@ mod tests {
                 "DownloadFailed",
             ),
             (
-                InstallError::NotAnImage { looks_like: "gzip" },
+                InstallError::NotAnImage {
+                    looks_like: "a zip archive",
+                },
                 "NotAnImage",
             ),
             (
