@@ -42,6 +42,8 @@ pub enum Loader {
     Auto {
         /// Where GRUB's environment block would be.
         grubenv: PathBuf,
+        /// GRUB, if it is there.
+        grub: Arc<Grub>,
     },
 }
 
@@ -74,7 +76,7 @@ impl Hardware {
             .loader()
             .and_then(|loader| loader.state().map_err(|e| loader_trouble(&e)));
         let system = match (&slots, state, &version) {
-            (Ok(slots), Ok(state), Ok(version)) => Ok(system(slots.active, version, state)),
+            (Ok(slots), Ok(state), Ok(version)) => Ok(system(slots, version, state)),
             (Err(trouble), _, _) | (_, _, Err(trouble)) => Err(trouble.clone()),
             (_, Err(trouble), _) => Err(trouble),
         };
@@ -161,8 +163,8 @@ impl Hardware {
     fn loader(&self) -> Result<Arc<dyn BootLoader>, Trouble> {
         match &self.loader {
             Loader::Given(loader) => Ok(Arc::clone(loader)),
-            Loader::Auto { grubenv } if grubenv.exists() => Ok(Arc::new(Grub::new(grubenv))),
-            Loader::Auto { grubenv } => Err(Trouble::new(
+            Loader::Auto { grubenv, grub } if grubenv.exists() => Ok(Arc::clone(grub) as _),
+            Loader::Auto { grubenv, .. } => Err(Trouble::new(
                 FailureReason::BootLoaderUnknown,
                 format!(
                     "no boot loader was recognised: there is no GRUB environment block at {}; say where it is with \
@@ -200,7 +202,8 @@ fn loader_trouble(e: &LoaderError) -> Trouble {
     )
 }
 
-fn system(active: SlotName, version: &str, state: BootState) -> System {
+fn system(slots: &Slots, version: &str, state: BootState) -> System {
+    let active = slots.active;
     // What grub.cfg does: the default if it may be started, else the other one; without a default the first.
     let named = state.default.unwrap_or(SlotName::A);
     System {
@@ -208,6 +211,7 @@ fn system(active: SlotName, version: &str, state: BootState) -> System {
         version: version.to_owned(),
         default: [named, named.other()].into_iter().find(|s| state.ok(*s)),
         settled: state.default == Some(active) && state.ok(active),
+        no_trial: slots.trial == Some(false),
         trial: state.trial,
     }
 }
@@ -234,6 +238,7 @@ mod tests {
         let hardware = Hardware {
             host: Arc::new(VirtualNode::new(folder.path())),
             loader: Loader::Auto {
+                grub: Arc::new(Grub::new(&grubenv)),
                 grubenv: grubenv.clone(),
             },
             version_keys: Vec::new(),
@@ -266,6 +271,36 @@ mod tests {
         assert!(trouble.message.contains("too many open files"));
     }
 
+    fn slots(active: SlotName, trial: Option<bool>) -> Slots {
+        let slot = |name| monok8s_boot::Slot {
+            name,
+            device: PathBuf::from("/dev/slot"),
+            part_uuid: None,
+            size: 1,
+        };
+        Slots {
+            active,
+            a: slot(SlotName::A),
+            b: slot(SlotName::B),
+            boot_id: "boot".to_owned(),
+            trial,
+        }
+    }
+
+    #[test]
+    fn only_what_the_boot_loader_says_is_no_trial_is_none() {
+        let state = BootState {
+            default: Some(SlotName::B),
+            trial: None,
+            a_ok: true,
+            b_ok: true,
+        };
+        for (told, no_trial) in [(Some(false), true), (Some(true), false), (None, false)] {
+            let system = system(&slots(SlotName::A, told), "v1.35.1", state);
+            assert_eq!(system.no_trial, no_trial, "{told:?}");
+        }
+    }
+
     #[test]
     fn the_default_is_the_slot_that_would_be_started() {
         use SlotName::{A, B};
@@ -283,7 +318,7 @@ mod tests {
                 a_ok,
                 b_ok,
             };
-            let system = system(A, "v1.35.1", state);
+            let system = system(&slots(A, None), "v1.35.1", state);
             assert_eq!(
                 (system.default, system.settled),
                 (effective, settled),

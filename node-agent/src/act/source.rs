@@ -323,6 +323,7 @@ mod tests {
             version: version.to_owned(),
             default: Some(SlotName::A),
             settled: true,
+            no_trial: true,
             trial: None,
         }
     }

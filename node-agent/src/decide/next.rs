@@ -126,6 +126,9 @@ pub struct System {
     /// The boot loader names the running slot as its default and takes it for bootable, so that it is what every
     /// fallback finds.
     pub settled: bool,
+    /// The boot loader said that this boot is no trial: it started the running slot as its default, as the fallback for
+    /// a default that it could not start, or for a person.
+    pub no_trial: bool,
     /// The slot that it starts once, next time.
     pub trial: Option<SlotName>,
 }
@@ -395,8 +398,11 @@ fn refusal(p: &Progress, machine: &Machine) -> Option<Trouble> {
     }
     match &machine.system {
         Err(trouble) => Some(trouble.clone()),
-        // The other slot is the only system known to boot: it must not be written over.
-        Ok(system) if system.default.is_some_and(|slot| slot != system.active) => {
+        // The other slot is the only system known to boot: it must not be written over. On a boot that is no trial it is
+        // the one that did not boot, or that somebody has left.
+        Ok(system)
+            if !system.no_trial && system.default.is_some_and(|slot| slot != system.active) =>
+        {
             Some(Trouble::new(
                 FailureReason::StateLost,
                 format!(

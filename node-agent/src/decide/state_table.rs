@@ -742,6 +742,7 @@ pub fn decide(record: InRecord, object: Object, running: Running, fresh: bool) -
                     version: if new { "v1.35.1" } else { "v1.35.0" }.to_owned(),
                     default: Some(SlotName::A),
                     settled: !new,
+                    no_trial: false,
                     trial: trial.filter(|_| !new),
                 })
             }

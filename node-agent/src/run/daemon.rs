@@ -334,9 +334,10 @@ fn machine(args: &Args) -> (Hardware, Arc<dyn Reboot>) {
     let rebooter = reboot::for_machine(&args.reboot, &roots, matters.collect());
     let host = RealMachine::new(roots, args.slot_a.clone(), args.slot_b.clone());
     let loader = match &args.boot_loader {
-        BootLoader::Grub => Loader::Given(Arc::new(Grub::new(&args.grubenv))),
+        BootLoader::Grub => Loader::Given(Arc::new(Grub::of(&host, &args.grubenv))),
         BootLoader::Auto => Loader::Auto {
             grubenv: args.grubenv.clone(),
+            grub: Arc::new(Grub::of(&host, &args.grubenv)),
         },
         BootLoader::Hook(program) => Loader::Given(Arc::new(Hook::new(program))),
     };

@@ -112,6 +112,8 @@ struct World {
     loader: Loader,
     slots: BTreeMap<SlotName, Content>,
     running: SlotName,
+    /// What the boot loader said of this boot.
+    trial_boot: bool,
     boot: u32,
     power: bool,
     checkpoint: Option<Kept>,
@@ -169,6 +171,7 @@ impl World {
                 (SlotName::B, content("v1.34.9")),
             ]),
             running: SlotName::A,
+            trial_boot: false,
             boot: 1,
             power: true,
             checkpoint: None,
@@ -229,10 +232,12 @@ impl World {
             }
             if self.slots[&slot].boots {
                 self.running = slot;
+                self.trial_boot = true;
                 return;
             }
             self.boot += 1;
         }
+        self.trial_boot = false;
         match self.loader.effective() {
             Some(slot) if self.slots[&slot].whole => self.running = slot,
             other => self.violations.push(format!("nothing bootable: {other:?}")),
@@ -466,6 +471,7 @@ impl Effects for Sim {
                     version: w.slots[&w.running].version.to_owned(),
                     default: w.loader.effective(),
                     settled: w.loader.default == w.running && w.loader.ok[&w.running],
+                    no_trial: !w.trial_boot,
                     trial: w.loader.trial,
                 })
             },
@@ -1135,6 +1141,25 @@ fn an_image_that_does_not_come_up_ends_rolled_back() {
 }
 
 /// One process all the time: what it remembers of a reboot belongs to the attempt that asked for it.
+/// The slot that was confirmed cannot be started any more, and the boot loader falls back to the other one.
+#[test]
+fn a_slot_that_does_not_boot_any_more_is_installed_anew() {
+    let world = Rc::new(RefCell::new(World::new()));
+    {
+        let mut w = world.borrow_mut();
+        w.loader.default = SlotName::B;
+        if let Some(lost) = w.slots.get_mut(&SlotName::B) {
+            lost.boots = false;
+        }
+        w.add("p1", false, Release::Reboot);
+    }
+    assert!(run(&world, None));
+    let w = world.borrow();
+    assert_eq!(phase_of(&w, "p1").0, ProgressPhase::Completed);
+    assert_eq!((w.running, w.loader.default), (SlotName::B, SlotName::B));
+    assert_eq!(w.violations, Vec::<String>::new());
+}
+
 #[test]
 fn a_refused_reboot_is_not_held_against_the_next_attempt() {
     let world = Rc::new(RefCell::new(World::new()));
