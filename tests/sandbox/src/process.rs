@@ -381,7 +381,7 @@ mod tests {
                 Err(_) => Some(()),
             })
         };
-        crate::wait::until("the child's end", Duration::from_secs(10), gone)
+        crate::wait::until("the child's end", Duration::from_secs(60), gone)
             .await
             .unwrap();
     }
