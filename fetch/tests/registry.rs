@@ -1,5 +1,5 @@
-//! Images from OCI registries: Debian's docker-registry, and for what it never does (redirects to
-//! storage, connections that break off) a server that fails on demand.
+//! Images from OCI registries: Debian's docker-registry, and for what it never does (lies, connections
+//! that break off) a server that fails on demand.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -175,9 +175,8 @@ async fn a_certificate_is_shown_to_the_host_it_is_for() {
     assert!(error.to_string().contains("client certificate"), "{error}");
 }
 
-/// The registry sends for a token to a server of its own choice, and checks the token's signature.
-#[tokio::test]
-async fn a_token_is_fetched_for_the_registry() {
+/// A server that gives a token to whoever asks, and that only this token lets in.
+async fn token_server() -> (FaultServer, Access) {
     let pki = Pki::new();
     let token = json!({"token": pki.token("monok8s/rootfs")}).to_string();
     let tokens = FaultServer::builder()
@@ -190,16 +189,29 @@ async fn a_token_is_fetched_for_the_registry() {
         realm: tokens.url("/token"),
         pki: Box::new(pki),
     };
+    (tokens, access)
+}
+
+/// A client that trusts a registry's authority and those of other servers.
+fn trusting_both(pki: &Pki, servers: &[&FaultServer]) -> Client {
+    servers
+        .iter()
+        .fold(
+            builder().ca_pem(&pki.ca_pem()).unwrap(),
+            |builder, server| builder.ca_pem(server.ca_pem().unwrap()).unwrap(),
+        )
+        .build()
+        .unwrap()
+}
+
+/// The registry sends for a token to a server of its own choice, and checks the token's signature.
+#[tokio::test]
+async fn a_token_is_fetched_for_the_registry() {
+    let (tokens, access) = token_server().await;
     let Some((registry, content)) = with_an_image(access).await else {
         return;
     };
-    let client = builder()
-        .ca_pem(&registry.pki.ca_pem())
-        .unwrap()
-        .ca_pem(tokens.ca_pem().unwrap())
-        .unwrap()
-        .build()
-        .unwrap();
+    let client = trusting_both(&registry.pki, &[&tokens]);
     let url = registry.name(":t");
     assert!(image(&client, &url).await.unwrap() == content);
     let asked = tokens.requests();
@@ -235,6 +247,33 @@ async fn a_token_is_fetched_for_the_registry() {
         assert_eq!(basic, shown, "{hosts}");
     }
     assert_eq!(tokens.requests().len(), 4);
+}
+
+/// The registry redirects to its storage, which is not shown the token that opened the registry.
+#[tokio::test]
+async fn storage_that_a_registry_redirects_to_is_not_shown_its_token() {
+    let content = noise(SIZE);
+    let stored = Resource::new(content.clone()).faults([Serve::TruncateAfter(70_000)]);
+    let storage = FaultServer::builder().tls(Tls::default()).anywhere(stored);
+    let storage = storage.start().await.unwrap();
+    let Some(registry) = Registry::start(Access::Anyone).await else {
+        return;
+    };
+    registry.push("t", &content).await;
+    let (tokens, access) = token_server().await;
+    let registry = registry.restart_before(&storage.url("/"), access).await;
+    let client = trusting_both(&registry.pki, &[&tokens, &storage]);
+    let (wanted, events) = request(&registry.name(":t"), LONG);
+    let (bytes, starts) = read(&client, wanted).await.unwrap();
+    assert!(bytes == content && starts == 1);
+    assert_eq!(events.resumed(), [(70_000, 0)]);
+    assert_eq!(tokens.requests().len(), 1, "the registry wanted a token");
+    let asked = storage.requests();
+    assert_eq!(asked.len(), 2);
+    for request in asked {
+        assert!(request.path().ends_with("/data"), "{}", request.path());
+        assert_eq!(request.header("authorization"), None);
+    }
 }
 
 /// A catalog names a registry whose challenge leads to the token server of another one, straight or by a redirect, and

@@ -184,7 +184,7 @@ impl Registry {
         }
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::new();
-        let (process, port) = run(folder.path(), &pki, access).await;
+        let (process, port) = run(folder.path(), &pki, access, None).await;
         Some(Self {
             pki,
             folder,
@@ -196,7 +196,15 @@ impl Registry {
     /// The same storage under other rules, at another port.
     pub async fn restart(mut self, access: Access) -> Self {
         end(&mut self.process);
-        (self.process, self.port) = run(self.folder.path(), &self.pki, access).await;
+        (self.process, self.port) = run(self.folder.path(), &self.pki, access, None).await;
+        self
+    }
+
+    /// The same before storage elsewhere: whoever asks for a blob is redirected below this URL.
+    pub async fn restart_before(mut self, storage: &str, access: Access) -> Self {
+        end(&mut self.process);
+        let folder = self.folder.path();
+        (self.process, self.port) = run(folder, &self.pki, access, Some(storage)).await;
         self
     }
 
@@ -280,7 +288,7 @@ fn end(process: &mut Child) {
 }
 
 /// Runs a registry over a folder, and waits until it listens.
-async fn run(folder: &Path, pki: &Pki, access: Access) -> (Child, u16) {
+async fn run(folder: &Path, pki: &Pki, access: Access, storage: Option<&str>) -> (Child, u16) {
     let put = |name: &str, text: &str| {
         let path = folder.join(name);
         fs::write(&path, text).unwrap();
@@ -297,6 +305,10 @@ async fn run(folder: &Path, pki: &Pki, access: Access) -> (Child, u16) {
         "log": {"level": "info"},
         "storage": {"filesystem": {"rootdirectory": folder.join("storage")}},
     });
+    if let Some(storage) = storage {
+        let redirect = json!({"name": "redirect", "options": {"baseurl": storage}});
+        config["middleware"] = json!({"storage": [redirect]});
+    }
     match access {
         Access::Anyone => {}
         Access::Password => {
