@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How long the agents may take to say which version they run.
-const OBSERVED: Duration = Duration::from_secs(60);
+const OBSERVED: Duration = Duration::from_secs(180);
 
 /// What a cluster consists of.
 #[derive(Clone, Debug)]
