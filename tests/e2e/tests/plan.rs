@@ -1,10 +1,11 @@
 //! `ctl plan` against a cluster and against what `kubectl get -o yaml` saved of it: the same answer,
-//! by somebody who may read and nothing else.
+//! by somebody who may read and nothing else, and by whichever way `kubectl` would ask.
 
-use std::{path::Path, process::Command};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use monok8s_e2e::install;
+use monok8s_fault_server::Tunnels;
 use monok8s_sandbox::{
     assets::Assets,
     binaries,
@@ -12,6 +13,7 @@ use monok8s_sandbox::{
     kubectl::Kubectl,
     scratch,
 };
+use tokio::process::Command;
 
 /// Registers a node and what its agent would have reported.
 async fn register(kubectl: &Kubectl, name: &str, version: &str) -> Result<()> {
@@ -81,13 +83,16 @@ async fn a_plan_needs_leave_to_read_and_no_more() -> Result<()> {
     let reader = folder.path().join("reader.kubeconfig");
     may_read(&plane, &reader).await?;
 
-    let plan = |more: &[&str]| -> Result<String> {
+    let proxy = Tunnels::start(plane.api_address()).await?;
+    let plan = async |variables: &[(&str, &str)], more: &[&str]| -> Result<String> {
         let output = Command::new(binaries::find("ctl")?)
             .args(["plan", "-f", "examples/upgrade.yaml"])
             .args(more)
             .current_dir(scratch::repository())
             .env("KUBECONFIG", &reader)
-            .output()?;
+            .envs(variables.iter().copied())
+            .output()
+            .await?;
         ensure!(
             output.status.success(),
             "{}",
@@ -95,7 +100,7 @@ async fn a_plan_needs_leave_to_read_and_no_more() -> Result<()> {
         );
         Ok(String::from_utf8(output.stdout)?)
     };
-    let asked = plan(&[])?;
+    let asked = plan(&[], &[]).await?;
     for line in [
         "to-stable: Accepted (Resolved), stable is v1.35.1",
         "1 of 3 nodes would go, at most 1 at a time",
@@ -107,9 +112,18 @@ async fn a_plan_needs_leave_to_read_and_no_more() -> Result<()> {
     }
     let saved = saved.to_str().context("a path of UTF-8")?;
     ensure!(
-        plan(&["--objects", saved])? == asked,
+        plan(&[], &["--objects", saved]).await? == asked,
         "saved objects differ"
     );
+
+    // As kubectl would go, and not where it would not.
+    let by_proxy = ("HTTPS_PROXY", &*proxy.url());
+    let directly = [by_proxy, ("NO_PROXY", "127.0.0.1")];
+    ensure!(plan(&directly, &[]).await? == asked, "without the proxy");
+    ensure!(proxy.asked().is_empty(), "{:?}", proxy.asked());
+    ensure!(plan(&[by_proxy], &[]).await? == asked, "by the proxy");
+    let tunnel = format!("CONNECT {} HTTP/1.1", plane.api_address());
+    ensure!(proxy.asked().contains(&tunnel), "{:?}", proxy.asked());
     plane.stop().await;
     Ok(())
 }

@@ -140,7 +140,8 @@ impl ControlPlane {
         format!("https://{}", self.api_address())
     }
 
-    fn api_address(&self) -> SocketAddr {
+    /// Where the API server listens.
+    pub fn api_address(&self) -> SocketAddr {
         match &self.options.pods {
             // Every instance has an address of its own, and Services have this port.
             Some(pods) => (pods.api_server, 443).into(),
