@@ -14,17 +14,36 @@ use crate::decide::plan::StatusWrite;
 
 /// Least time between two writes that tell how far a rollout has come.
 const LEAST_GAP: Duration = Duration::from_secs(1);
+/// Pause after a write that the API server does not take, unless the object changes.
+const AFTER_REFUSAL: Duration = Duration::from_secs(10);
 
 /// When each upgrade's status was written last, by this process's clock.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     written: HashMap<String, Duration>,
+    /// What was refused, by the upgrade's UID.
+    refused: HashMap<String, Refused>,
+}
+
+/// A write that was refused.
+#[derive(Debug)]
+struct Refused {
+    /// As the object was then.
+    resource_version: Option<String>,
+    again_at: Duration,
 }
 
 impl Pace {
     /// Until when a write has to wait; none when it may go out now.
     pub(super) fn wait(&self, write: &StatusWrite, now: Duration) -> Option<Duration> {
-        let last = self.written.get(&write.upgrade.uid()?)?;
+        let uid = write.upgrade.uid()?;
+        let refused = self.refused.get(&uid).filter(|refused| {
+            refused.resource_version == write.upgrade.resource_version() && now < refused.again_at
+        });
+        if let Some(refused) = refused {
+            return Some(refused.again_at);
+        }
+        let last = self.written.get(&uid)?;
         let due = *last + LEAST_GAP;
         let urgent = write
             .upgrade
@@ -34,9 +53,22 @@ impl Pace {
         (now < due && !urgent).then_some(due)
     }
 
+    /// The API server does not take this status; gives when it may be asked again.
+    pub(super) fn refused(&mut self, write: &StatusWrite, now: Duration) -> Duration {
+        let again_at = now + AFTER_REFUSAL;
+        let refused = Refused {
+            resource_version: write.upgrade.resource_version(),
+            again_at,
+        };
+        let uid = write.upgrade.uid().unwrap_or_default();
+        self.refused.insert(uid, refused);
+        again_at
+    }
+
     /// A status was written, or may have been.
     pub(super) fn wrote(&mut self, write: &StatusWrite, now: Duration) {
         self.written.retain(|_, at| now < *at + LEAST_GAP);
+        self.refused.retain(|_, refused| now < refused.again_at);
         self.written
             .insert(write.upgrade.uid().unwrap_or_default(), now);
     }
@@ -169,6 +201,21 @@ mod tests {
         let first = write("u", None, status(|_| {}));
         pace.wrote(&first, ms(0));
         assert_eq!(pace.wait(&first, ms(1)), None, "there is no status yet");
+    }
+
+    #[test]
+    fn what_was_refused_waits_until_its_time_or_until_the_object_changes() {
+        let mut pace = Pace::default();
+        let mut next = write("u", None, status(|_| {}));
+        next.upgrade.metadata.resource_version = Some("7".into());
+        pace.wrote(&next, ms(1_000));
+        assert_eq!(pace.refused(&next, ms(1_000)), ms(11_000));
+        assert_eq!(pace.wait(&next, ms(10_999)), Some(ms(11_000)));
+        assert_eq!(pace.wait(&next, ms(11_000)), None);
+        let other = write("other", None, status(|_| {}));
+        assert_eq!(pace.wait(&other, ms(1_001)), None, "another upgrade");
+        next.upgrade.metadata.resource_version = Some("8".into());
+        assert_eq!(pace.wait(&next, ms(1_001)), None);
     }
 
     proptest! {

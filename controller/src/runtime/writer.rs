@@ -109,7 +109,16 @@ impl Writer {
             self.pace.wrote(&write, now);
             let told = self.write_status(&write).await;
             let upgrade = write.upgrade.name_any();
-            if self.requests.record("status", &upgrade, told, outcome) {
+            let mut apart = Outcome::default();
+            let counted = if matches!(told, Err(WriteError::Refused(_))) {
+                // What rests on it waits for it (`is_fixed`). It has a pause of its own, and delays nothing else.
+                let again = self.pace.refused(&write, now);
+                outcome.held_until = outcome.held_until.into_iter().chain([again]).min();
+                &mut apart
+            } else {
+                &mut *outcome
+            };
+            if self.requests.record("status", &upgrade, told, counted) {
                 for notice in &write.notices {
                     self.publisher.publish(notice);
                 }
