@@ -4,14 +4,14 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use monok8s_e2e::install;
+use monok8s_e2e::{install, objects};
 use monok8s_fault_server::Tunnels;
 use monok8s_sandbox::{
     assets::Assets,
     binaries,
     control_plane::{ControlPlane, Options},
     kubectl::Kubectl,
-    scratch,
+    scratch, wait,
 };
 use tokio::process::Command;
 
@@ -60,6 +60,15 @@ async fn may_read(plane: &ControlPlane, kubeconfig: &Path) -> Result<()> {
     kubectl
         .ok(["create", "clusterrolebinding", USER, &role, &user])
         .await?;
+    // The API server hears of new roles a moment later.
+    let user = format!("--as={USER}");
+    for kind in KINDS.split(',') {
+        let may = ["auth", "can-i", "list", kind, &user];
+        wait::until("the reader to be let read", objects::LIMIT, async || {
+            Ok(kubectl.run(may).await?.success().then_some(()))
+        })
+        .await?;
+    }
     plane.write_certificate_kubeconfig(kubeconfig, USER, None)
 }
 
