@@ -1,4 +1,4 @@
-//! The ioctls that no crate wraps.
+//! The ioctls that no crate wraps, and a call of the C library's.
 #![allow(unsafe_code)] // One of the two modules of the workspace where it is allowed; the blocks below say why.
 
 use std::{fs::File, io};
@@ -32,4 +32,17 @@ pub(crate) fn drop_block_device_cache(device: &File) -> io::Result<()> {
     // SAFETY: BLKFLSBUF takes no argument and touches no memory of this process. On a file that is no block device
     // the number means nothing to any file system in the kernel and is refused with ENOTTY.
     unsafe { ioctl(device, NoArg::<BLKFLSBUF>::new()) }.map_err(Into::into)
+}
+
+/// Gives memory that is free back to the kernel (`malloc_trim(3)`): glibc keeps much of what an installation has used
+/// for the next one, which may be months away. Does nothing with another C library.
+pub fn release_memory() {
+    #[cfg(target_env = "gnu")]
+    {
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> std::ffi::c_int;
+        }
+        // SAFETY: it takes a number, touches nothing that is in use, and may be called by any thread at any time.
+        unsafe { malloc_trim(0) };
+    }
 }

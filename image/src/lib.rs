@@ -36,6 +36,7 @@ pub use inspect::{InspectError, Inspection, SeekTable, inspect};
 pub use install::{
     ChecksumMatched, DEFAULT_WINDOW_LIMIT, Expectation, Installed, Options, install, install_from,
 };
+pub use kernel::release_memory;
 pub use pack::{DEFAULT_LEVEL, PackError, Packed, pack};
 pub use progress::{Observer, Progress, Stage, StageTimes, Timed};
 pub use seek_table::{MOST_FRAMES, SeekEntry, SeekTableError, read_seek_table, write_seek_table};

@@ -22,7 +22,7 @@ const WINDOW: Duration = Duration::from_secs(30);
 const WAKES: u64 = 5;
 
 /// Most memory of an idle agent, in bytes.
-const MEMORY: u64 = 20 << 20;
+pub(crate) const MEMORY: u64 = 20 << 20;
 
 /// Most CPU of an idle agent in so long a time, in milliseconds: a second in ten minutes.
 fn most_cpu(time: Duration) -> u64 {

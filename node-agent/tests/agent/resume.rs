@@ -24,6 +24,7 @@ use monok8s_sandbox::{
 use serde_json::{Value, json};
 
 use crate::{
+    idle,
     process::resident,
     scene::{LIMIT, NEW, Scene},
 };
@@ -162,7 +163,7 @@ async fn once(scene: &Scene, image: &Packed) {
     let node = scene.node(name);
     // Without its code, which is larger in a program that was built to be debugged.
     let memory = || node.agent_pid().and_then(|pid| resident(pid, "RssAnon"));
-    let idle = memory().unwrap();
+    let at_first = memory().unwrap();
     image.begin(scene, name, &image.image_digest).await;
     past(scene, name, EPOCH).await;
     node.kill_agent_and_hold().await;
@@ -180,13 +181,20 @@ async fn once(scene: &Scene, image: &Packed) {
             status.phase == ProgressPhase::Staged
         })
         .await;
-    let taken = most.get().saturating_sub(idle);
+    let taken = most.get().saturating_sub(at_first);
     eprintln!(
         "{name}: {} KiB of its own when idle, {} KiB more at most",
-        idle >> 10,
+        at_first >> 10,
         taken >> 10
     );
     assert!(taken <= MEMORY, "{taken} bytes, {MEMORY} are allowed");
+    wait::until("the memory to be given back", LIMIT, || async {
+        let now = memory().unwrap_or(u64::MAX);
+        eprintln!("{name}: {} KiB of its own when done", now >> 10);
+        Ok((now < idle::MEMORY).then_some(()))
+    })
+    .await
+    .unwrap();
     image.is_in(node);
     assert_eq!(staged.attempt, 1);
     assert_eq!(staged.bytes_done, i64::try_from(IMAGE).unwrap());

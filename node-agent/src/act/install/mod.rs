@@ -438,6 +438,13 @@ impl Installer {
 
     /// See [`crate::act::effects::Effects::write`].
     pub async fn write(&mut self, job: &Job) -> Written {
+        let written = self.finish(job).await;
+        monok8s_image::release_memory();
+        written
+    }
+
+    /// Lets the installation go on to its end, and looks at what came of it.
+    async fn finish(&mut self, job: &Job) -> Written {
         let Some(mut running) = self.running.take() else {
             return Written::Stopped;
         };
