@@ -1140,7 +1140,6 @@ fn an_image_that_does_not_come_up_ends_rolled_back() {
     assert!(!w.loader.ok[&SlotName::B]);
 }
 
-/// One process all the time: what it remembers of a reboot belongs to the attempt that asked for it.
 /// The slot that was confirmed cannot be started any more, and the boot loader falls back to the other one.
 #[test]
 fn a_slot_that_does_not_boot_any_more_is_installed_anew() {
@@ -1160,6 +1159,7 @@ fn a_slot_that_does_not_boot_any_more_is_installed_anew() {
     assert_eq!(w.violations, Vec::<String>::new());
 }
 
+/// One process all the time: what it remembers of a reboot belongs to the attempt that asked for it.
 #[test]
 fn a_refused_reboot_is_not_held_against_the_next_attempt() {
     let world = Rc::new(RefCell::new(World::new()));
