@@ -11,9 +11,11 @@ use crate::unpacked::{EPOCH, NAME};
 /// What `make` would do.
 fn recipe(arguments: &[&str]) -> String {
     let output = Command::new("make")
-        .arg("--dry-run")
-        .arg("container")
+        .args(["--dry-run", "--no-print-directory", "container"])
         .args(arguments)
+        // What runs the tests may be a make itself, whose settings are not to reach this one.
+        .env_remove("MAKEFLAGS")
+        .env_remove("MAKELEVEL")
         .current_dir(scratch::repository())
         .output()
         .unwrap();
