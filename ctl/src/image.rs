@@ -3,7 +3,6 @@
 mod bar;
 mod inspect;
 mod look;
-mod marking;
 mod pack;
 mod source;
 mod write;

@@ -29,7 +29,7 @@ mod start;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use decode::{Decoder, Format, FrameHeader, Step, StreamError};
-pub use device::{Access, Device, HostDevice};
+pub use device::{Access, Device, Guarded, HostDevice};
 pub use digest::Digest;
 pub use error::{Done, InstallError};
 pub use inspect::{InspectError, Inspection, SeekTable, inspect};

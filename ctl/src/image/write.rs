@@ -1,9 +1,10 @@
 //! `ctl image write`: what the agent does to a slot, by hand.
 
 use std::{
-    fs,
+    fs, io,
     ops::ControlFlow,
     path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
 };
 
 use monok8s_api::Version;
@@ -13,12 +14,12 @@ use monok8s_boot::{
     loader::grub::Grub,
 };
 use monok8s_image::{
-    ChecksumMatched, DEFAULT_WINDOW_LIMIT, Digest, Expectation, HostDevice, Installed, Options,
-    Progress, Stage, StageTimes, Start, install_from,
+    ChecksumMatched, DEFAULT_WINDOW_LIMIT, Digest, Expectation, Guarded, HostDevice, Installed,
+    Options, Progress, Stage, StageTimes, Start, install_from,
 };
 use serde::Serialize;
 
-use super::{ImageError, MachineArgs, WriteArgs, bar::Bar, look, marking::Marking};
+use super::{ImageError, MachineArgs, WriteArgs, bar::Bar, look};
 use crate::answer::Answer;
 
 #[derive(Debug, Serialize)]
@@ -88,7 +89,21 @@ pub(super) fn write(args: &WriteArgs) -> Result<Answer, ImageError> {
             cause,
         }
     })?;
-    let target = Marking::new(target, slot, grub);
+    // A slot that is half written must not be what a fallback finds, and one that is not written to, because there is no
+    // image to write, stays as good as it was.
+    let refused = Arc::new(OnceLock::new());
+    let told = Arc::clone(&refused);
+    let target = Guarded::new(target, move || {
+        let marked = grub
+            .as_ref()
+            .map_or(Ok(()), |grub| grub.mark_unbootable(slot));
+        marked.map_err(|why| {
+            let refusal = io::Error::other(why.to_string());
+            // Nothing is written after the first.
+            let _ = told.set(why);
+            refusal
+        })
+    });
 
     let bar = Bar::new("writing", args.size);
     let mut show = |progress: Progress| {
@@ -127,7 +142,8 @@ pub(super) fn write(args: &WriteArgs) -> Result<Answer, ImageError> {
     );
     drop(bar);
     let changed = target.changed();
-    if let Some(cause) = target.refused() {
+    drop(target);
+    if let Some(cause) = Arc::into_inner(refused).and_then(OnceLock::into_inner) {
         return Err(loader(cause));
     }
     let (error, holds) = match &installed {

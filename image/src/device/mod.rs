@@ -1,10 +1,12 @@
 //! What an image is written to.
 
+mod guarded;
 mod host;
 pub(crate) mod whole;
 
 use std::{fmt, io};
 
+pub use guarded::Guarded;
 pub use host::HostDevice;
 
 /// A block device or something that behaves like one.

@@ -46,7 +46,6 @@ use crate::{
     },
     record::{Proof, Trouble},
 };
-use gate::Gated;
 use resume::{Found, Lost};
 use stream::{Outcome, Show, Stream, Terms};
 use words::{Left, OTHER_IMAGE, What};
@@ -391,7 +390,7 @@ impl Installer {
         mut what: What,
         rate: RateLimit,
     ) -> Result<(), NotOpened> {
-        let (device, asked, permit) = Gated::new(device);
+        let (device, asked, permit) = gate::before_the_first_write(device);
         let cancel = CancellationToken::new();
         let show = Show {
             live: self.tools.live.clone(),

@@ -9,8 +9,8 @@ use std::{
 use bytes::Bytes;
 use monok8s_fetch::{FetchError, FileIdentity, ImageBody, SourceUrl};
 use monok8s_image::{
-    Checkpoint, Expectation, InstallError, Installed, Observer, Options, Progress, Stage, Start,
-    install_from,
+    Checkpoint, Expectation, Guarded, InstallError, Installed, Observer, Options, Progress, Stage,
+    Start, install_from,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -19,7 +19,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::gate::Gated;
 use crate::{
     act::{
         checkpoint::{Checkpoints, Kept},
@@ -43,7 +42,7 @@ pub(super) struct Stream {
 
 /// How an installation ended.
 pub(super) struct Outcome {
-    pub(super) result: Result<(Installed, Gated), InstallError>,
+    pub(super) result: Result<(Installed, Guarded), InstallError>,
     /// The source that was read last.
     pub(super) from: SourceUrl,
 }
@@ -150,7 +149,7 @@ impl Observer for Watching {
 /// Runs the installation.
 pub(super) async fn run(
     stream: Stream,
-    device: Gated,
+    device: Guarded,
     cancel: CancellationToken,
     show: Show,
 ) -> Outcome {
@@ -170,10 +169,10 @@ async fn install(
     body: &mut ImageBody,
     start: Start,
     terms: &Terms,
-    mut device: Gated,
+    mut device: Guarded,
     cancel: &CancellationToken,
     show: &Show,
-) -> Result<(Installed, Gated), InstallError> {
+) -> Result<(Installed, Guarded), InstallError> {
     let mut start = Some(start);
     loop {
         let start = start.take().unwrap_or_else(Start::at_the_beginning);
