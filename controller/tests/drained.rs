@@ -830,6 +830,30 @@ fn a_drain_that_began_is_not_cut_short_when_the_other_nodes_go_away() {
 }
 
 #[test]
+fn a_node_that_is_emptied_already_waits_for_no_other_one() {
+    let mut fleet = Fleet::of(1, "v1.34.1");
+    fleet.add_node("z", "v1.35.1");
+    fleet.label("z", "monok8s.io/managed", "false");
+    let mut fleet = started(fleet);
+    drain(&mut fleet, |drain| drain.on_deadline = OnDeadline::Wait);
+    fleet.add_pod("slow", "n00000", &slow(60));
+    let name = staged(&mut fleet, "n00000");
+    pass(&mut fleet, 5);
+    fleet.cordon_by_hand("z", true);
+    pass(&mut fleet, 50);
+    assert!(fleet.gone_names.contains(&"slow".to_owned()));
+    assert_eq!(release(&fleet, &name), Release::Stage, "its pod still ends");
+    pass(&mut fleet, 10);
+    assert_eq!(release(&fleet, &name), Release::Reboot);
+    assert!(
+        fleet
+            .told
+            .iter()
+            .all(|n| !n.message.contains("with its pods on it"))
+    );
+}
+
+#[test]
 fn a_drain_that_nobody_drives_any_more_leaves_no_cordon() {
     let acts: [Act; 2] = [
         |fleet| {

@@ -504,6 +504,10 @@ proptest! {
         fleet.amend("first", |s| {
             s.paused = false;
             s.rollout.drain.delete_unmanaged = true;
+            // A person's cordon and a taint stay: with nowhere to go, a pod is waited for as long as that is wished.
+            if s.rollout.drain.on_deadline == OnDeadline::Wait {
+                s.rollout.drain.on_deadline = OnDeadline::Abort;
+            }
         });
         if fleet.upgrades.contains_key("second") {
             fleet.amend("second", |s| s.rollout.drain.delete_unmanaged = true);

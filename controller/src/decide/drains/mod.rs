@@ -149,7 +149,8 @@ impl<'a> Drains<'a, '_> {
                 told.push(Told::held(staged, halt));
                 continue;
             }
-            let elsewhere = open.beside(staged.node);
+            // A node that is emptied already needs no other one for its pods.
+            let elsewhere = open.beside(staged.node) || self.is_emptied(&round, staged);
             let held = self.held(&round, staged, elsewhere, &plan.drain);
             if held.is_none() {
                 round.free -= 1;
@@ -280,6 +281,13 @@ impl<'a> Drains<'a, '_> {
     fn is_cut_short(&self, staged: &Staged<'_>) -> bool {
         let mut others = self.index.nodes().filter(|n| n.name != staged.node.name);
         !others.any(|n| n.ready && n.cordoned_for.is_some())
+    }
+
+    /// Whether a drain has done its work, and nothing but the reboot is left of it.
+    fn is_emptied(&self, round: &Round<'_, 'a>, staged: &Staged<'a>) -> bool {
+        let pods = self.index.pods_of(&staged.node.name);
+        let empty = |rules: &Rules| pods.is_some_and(|pods| rules.is_empty(pods.values()));
+        staged.has_begun() && staged.node.cordoned && round.rules.as_ref().is_some_and(empty)
     }
 
     /// Another node that takes no pods now and will again without anybody's doing.
