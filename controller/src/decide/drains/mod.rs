@@ -82,7 +82,12 @@ impl<'a> Drains<'a, '_> {
             .zip(self.counted)
             .enumerate()
             .map(|(at, (case, (_, halt)))| {
-                let queue = staged.remove(&at).unwrap_or_default();
+                let mut queue = staged.remove(&at).unwrap_or_default();
+                // What began goes on before another begins. Of what is held that is forgotten.
+                queue.sort_by_key(|s| {
+                    let goes_on = s.has_begun() && !halt.holds(s.progress);
+                    (!goes_on, s.node.name.as_str())
+                });
                 self.queue(at, (case, halt), &queue, &mut open, plan)
             })
             .collect();
@@ -122,9 +127,6 @@ impl<'a> Drains<'a, '_> {
                 node,
                 memory: self.index.drain(uid),
             });
-        }
-        for queue in staged.values_mut() {
-            queue.sort_by_key(|s| (!s.has_begun(), s.node.name.as_str()));
         }
         staged
     }
