@@ -2,9 +2,10 @@
 
 use std::{
     io::{self, Read},
-    ops::{Deref, DerefMut},
     sync::mpsc::{Receiver, SyncSender, sync_channel},
 };
+
+use crate::kernel::Mapping;
 
 /// What offsets, lengths and addresses are multiples of: a page. No block device that Linux drives with 4 KiB pages
 /// asks for more of an address; one with larger sectors asks more of lengths, which [`PIECE`] satisfies.
@@ -21,41 +22,9 @@ pub(crate) const BLOCK: usize = 4 << 20;
 /// Bytes of the file that travel at once.
 pub(crate) const FILE_PIECE: usize = 256 << 10;
 
-/// Memory of a fixed length that begins at a multiple of [`ALIGNMENT`].
-#[derive(Debug)]
-pub(crate) struct Buffer {
-    /// Never resized, so that its address stays.
-    storage: Box<[u8]>,
-    start: usize,
-    length: usize,
-}
-
-impl Buffer {
-    pub(crate) fn new(length: usize) -> Self {
-        let storage = vec![0; length + ALIGNMENT].into_boxed_slice();
-        // `align_offset` may give up in theory (only in const evaluation); an unaligned buffer would cost direct I/O, not correctness.
-        let start = storage.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        Self {
-            storage,
-            start,
-            length,
-        }
-    }
-}
-
-impl Deref for Buffer {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.storage[self.start..self.start + self.length]
-    }
-}
-
-impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.storage[self.start..self.start + self.length]
-    }
-}
+/// Memory of a fixed length that begins at a multiple of [`ALIGNMENT`], and in huge pages where it is long: what is
+/// digested, written and read back goes through these, and pages of 4 KiB cost a sixth of an installation's time.
+pub(crate) type Buffer = Mapping;
 
 /// A buffer and which part of it is filled.
 #[derive(Debug)]
