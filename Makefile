@@ -75,6 +75,6 @@ manifests: ## write the CRDs and the reference pages from api/
 
 .PHONY: bench
 bench: build ## what planning costs, what an image costs beside shell pipelines, what watches cost the API server
-	cargo bench --locked --package monok8s-controller
+	cargo bench --locked --package monok8s-controller --bench planner
 	cargo bench --locked --package monok8s-ctl --bench image
 	@$(SANDBOX) bench-watches
