@@ -16,6 +16,7 @@ use clap::{
 use monok8s_api::{Sha256Digest, Version};
 use monok8s_boot::SlotAddress;
 use monok8s_fetch::Platform;
+use monok8s_image::WindowLimit;
 
 use crate::answer::{Answer, Format};
 use source::Source;
@@ -89,6 +90,9 @@ pub(crate) struct FetchArgs {
 pub(crate) struct InspectArgs {
     /// A file or a URL.
     source: Source,
+    /// The largest memory that the image's decoder may take for its window, in bytes or with Ki, Mi or Gi.
+    #[arg(long, value_name = "BYTES", default_value_t)]
+    window_limit: WindowLimit,
     #[command(flatten)]
     fetch: FetchArgs,
     #[command(flatten)]
@@ -120,6 +124,9 @@ pub(crate) struct WriteArgs {
     /// Read the slot first and write only what differs: for flash, which wears.
     #[arg(long)]
     compare_before_write: bool,
+    /// The largest memory that the image's decoder may take for its window, in bytes or with Ki, Mi or Gi.
+    #[arg(long, value_name = "BYTES", default_value_t)]
+    window_limit: WindowLimit,
     #[command(flatten)]
     fetch: FetchArgs,
     #[command(flatten)]

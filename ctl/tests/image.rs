@@ -357,19 +357,28 @@ fn the_slot_that_does_not_run_is_written_and_nothing_else() {
 /// A slot is marked before its first byte changes, and not for nothing.
 #[test]
 fn what_is_no_image_leaves_the_slot_as_it_was() {
-    let (folder, _) = folder();
+    let (folder, image) = folder();
     let folder = folder.path();
     let entry = packed(folder);
     let checksum = entry["checksum"].as_str().unwrap();
     let node = node(folder);
     let other = node.dir().join("slot-b.img");
+    // xz's dictionary is 8 MiB.
+    let content = fs::read(&image).unwrap();
+    let mut xz = Vec::new();
+    liblzma::read::XzEncoder::new(&content[..], 6)
+        .read_to_end(&mut xz)
+        .unwrap();
+    fs::write(folder.join("rootfs.ext4.xz"), xz).unwrap();
     let before = fs::read(&other).unwrap();
     let grub = Grub::new(node.grubenv());
     fs::write(folder.join("page"), "<!DOCTYPE html><title>Log in").unwrap();
     let too_large = ["--size", "25165825"];
+    let too_wide = ["--window-limit", "1Mi"];
     for (file, more, why) in [
         ("page", &[][..], "the server sent HTML"),
         ("rootfs.ext4.zst", &too_large, "does not fit"),
+        ("rootfs.ext4.xz", &too_wide, "the limit is 1048576"),
     ] {
         let (outcome, code) = write(folder, file, checksum, more);
         assert_eq!(code, 1, "{outcome}");
@@ -379,6 +388,10 @@ fn what_is_no_image_leaves_the_slot_as_it_was() {
         assert!(grub.state().unwrap().ok(SlotName::B), "{file}");
         assert!(fs::read(&other).unwrap() == before, "{file}");
     }
+    let args = ["image", "inspect", "rootfs.ext4.xz"];
+    let (text, code) = said(&ctl(folder, &[&args[..], &too_wide].concat()));
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("the limit is 1048576"), "{text}");
     // Nor is anything written that the boot loader cannot be told of.
     fs::remove_file(node.grubenv()).unwrap();
     let args = ["image", "write", "rootfs.ext4.zst", "B", "--checksum"];

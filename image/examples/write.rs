@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use monok8s_image::{DEFAULT_WINDOW_LIMIT, Digest, Expectation, HostDevice, Timed, install};
+use monok8s_image::{Digest, Expectation, HostDevice, Timed, WindowLimit, install};
 use sha2::Digest as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let expectation = Expectation {
         checksum: Digest(hasher.finalize().into()),
         size: None,
-        window_limit: DEFAULT_WINDOW_LIMIT,
+        window_limit: WindowLimit::default(),
     };
     let o_excl = i32::try_from(rustix::fs::OFlags::EXCL.bits())?;
     let opened = OpenOptions::new()

@@ -48,7 +48,7 @@ pub enum InstallError {
 
     /// A frame asks for a larger window, that is more memory, than the decoder may take.
     #[error(
-        "the image needs a decoder window of {window} bytes, the limit is {limit}: compress it with a smaller window (zstd without --long or --ultra, xz with a dictionary of that size)"
+        "the image needs a decoder window of {window} bytes, the limit is {limit}: compress it with a smaller window (zstd without --long or --ultra, xz with a dictionary of that size), or raise --window-limit"
     )]
     WindowTooLarge {
         /// What a header asks for, in bytes; of xz it is the dictionary.

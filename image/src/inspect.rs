@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    Decoder, Digest, Format, StreamError,
+    Decoder, Digest, Format, StreamError, WindowLimit,
     buffer::{self, FILE_PIECE, PIECE},
     seek_table::{MOST_FRAMES, SeekEntry, SeekTableError, read_seek_table},
 };
@@ -86,7 +86,7 @@ pub enum InspectError {
 /// Reads `file` to its end and writes what it expands to into `image`. The format is told by the first bytes.
 pub fn inspect(
     file: &mut dyn Read,
-    window_limit: u64,
+    window_limit: WindowLimit,
     image: &mut dyn Write,
 ) -> Result<Inspection, InspectError> {
     let mut portion = vec![0; FILE_PIECE];

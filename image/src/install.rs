@@ -3,16 +3,14 @@
 use std::{io::Read, ops::ControlFlow};
 
 use crate::{
-    Access, Device, Digest, InstallError, Observer, Progress, StageTimes, Start, checkpoint,
+    Access, Device, Digest, InstallError, Observer, Progress, StageTimes, Start, WindowLimit,
+    checkpoint,
     stages::{
         control::Control,
         expand::Bounds,
         run::{self, Orders, Streamed, Watcher},
     },
 };
-
-/// The largest decoder window that is accepted by default: 128 MiB, what `zstd -d` itself accepts without `--long`.
-pub const DEFAULT_WINDOW_LIMIT: u64 = 128 << 20;
 
 /// What was promised of the image.
 #[derive(Clone, Debug)]
@@ -21,9 +19,8 @@ pub struct Expectation {
     pub checksum: Digest,
     /// The expanded image's size in bytes, where the catalog has it.
     pub size: Option<u64>,
-    /// The largest decoder window that is accepted, in bytes ([`DEFAULT_WINDOW_LIMIT`]). The decoder takes that much
-    /// memory, and nothing beyond.
-    pub window_limit: u64,
+    /// The largest decoder window that is accepted.
+    pub window_limit: WindowLimit,
 }
 
 /// Whose SHA-256 the promised checksum was.

@@ -26,6 +26,7 @@ mod proof;
 mod seek_table;
 mod stages;
 mod start;
+mod window;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use decode::{Decoder, Format, FrameHeader, Step, StreamError};
@@ -33,11 +34,10 @@ pub use device::{Access, Device, Guarded, HostDevice};
 pub use digest::Digest;
 pub use error::{Done, InstallError};
 pub use inspect::{InspectError, Inspection, SeekTable, inspect};
-pub use install::{
-    ChecksumMatched, DEFAULT_WINDOW_LIMIT, Expectation, Installed, Options, install, install_from,
-};
+pub use install::{ChecksumMatched, Expectation, Installed, Options, install, install_from};
 pub use kernel::release_memory;
 pub use pack::{DEFAULT_LEVEL, PackError, Packed, pack};
 pub use progress::{Observer, Progress, Stage, StageTimes, Timed};
 pub use seek_table::{MOST_FRAMES, SeekEntry, SeekTableError, read_seek_table, write_seek_table};
 pub use start::Start;
+pub use window::{WindowLimit, WindowLimitError};

@@ -15,8 +15,7 @@ use std::{
 };
 
 use monok8s_image::{
-    ChecksumMatched, DEFAULT_WINDOW_LIMIT, Digest, Done, Expectation, InstallError, Progress,
-    Stage, install,
+    ChecksumMatched, Digest, Done, Expectation, InstallError, Progress, Stage, WindowLimit, install,
 };
 use support::{
     ConnectionReset, FILLER, Fault, MIB, Memory, Portions, compress, compress_unsized, expect,
@@ -468,7 +467,7 @@ fn a_window_over_the_limit_is_refused_before_the_first_byte() {
     let device = Memory::new(2 * MIB);
     match install_quietly(&file, &device, &expect(sha256(&file))) {
         Err(InstallError::WindowTooLarge { window, limit }) => {
-            assert_eq!((window, limit), (256 << 20, DEFAULT_WINDOW_LIMIT));
+            assert_eq!((window, limit), (256 << 20, 128 << 20));
         }
         other => panic!("{other:?}"),
     }
@@ -489,7 +488,7 @@ fn a_window_over_the_limit_is_refused_before_the_first_byte() {
     let device = Memory::new(2 * MIB);
     match install_quietly(&file, &device, &expect(sha256(&file))) {
         Err(InstallError::WindowTooLarge { window, limit }) => {
-            assert_eq!((window, limit), (192 << 20, DEFAULT_WINDOW_LIMIT));
+            assert_eq!((window, limit), (192 << 20, 128 << 20));
         }
         other => panic!("{other:?}"),
     }
@@ -499,7 +498,7 @@ fn a_window_over_the_limit_is_refused_before_the_first_byte() {
 
 fn wider_for(file: &[u8]) -> Expectation {
     Expectation {
-        window_limit: 256 << 20,
+        window_limit: WindowLimit(256 << 20),
         ..expect(sha256(file))
     }
 }

@@ -15,8 +15,8 @@ use std::{
 };
 
 use monok8s_image::{
-    ChecksumMatched, DEFAULT_WINDOW_LIMIT, InspectError, InstallError, PackError, Packed,
-    SeekEntry, SeekTable, inspect, pack, read_seek_table, write_seek_table,
+    ChecksumMatched, InspectError, InstallError, PackError, Packed, SeekEntry, SeekTable,
+    WindowLimit, inspect, pack, read_seek_table, write_seek_table,
 };
 use support::{MIB, Memory, compress, expect, image, install_quietly, sha256};
 
@@ -119,7 +119,7 @@ fn inspected_it_is_what_was_packed() {
     let image = image(LENGTH);
     let (file, said) = packed(&image);
     let mut expanded = Vec::new();
-    let found = inspect(&mut &file[..], DEFAULT_WINDOW_LIMIT, &mut expanded).unwrap();
+    let found = inspect(&mut &file[..], WindowLimit::default(), &mut expanded).unwrap();
     assert!(expanded == image);
     assert_eq!(found.image_digest, said.image_digest);
     assert_eq!(found.file_digest, said.file_digest);
@@ -131,7 +131,7 @@ fn inspected_it_is_what_was_packed() {
     assert_eq!(found.seek_table, SeekTable::Right);
 
     let (file, sink) = (compress(&image), &mut io::sink());
-    let found = inspect(&mut &file[..], DEFAULT_WINDOW_LIMIT, sink).unwrap();
+    let found = inspect(&mut &file[..], WindowLimit::default(), sink).unwrap();
     assert_eq!((found.frames, found.seek_table), (1, SeekTable::None));
 }
 
@@ -156,7 +156,7 @@ fn a_seek_table_that_lies_is_told_and_proves_nothing() {
         let mut entries = entries.clone();
         lie(&mut entries);
         let file = [frames, &write_seek_table(&entries)].concat();
-        let found = inspect(&mut &file[..], DEFAULT_WINDOW_LIMIT, &mut io::sink()).unwrap();
+        let found = inspect(&mut &file[..], WindowLimit::default(), &mut io::sink()).unwrap();
         assert_eq!(found.seek_table, SeekTable::Wrong, "{number}");
         // What is installed does not depend on it.
         let device = Memory::new(LENGTH);
@@ -171,7 +171,7 @@ fn a_seek_table_that_lies_is_told_and_proves_nothing() {
     };
     let entries: Vec<_> = entries.iter().map(without).collect();
     let file = [frames, &write_seek_table(&entries)].concat();
-    let found = inspect(&mut &file[..], DEFAULT_WINDOW_LIMIT, &mut io::sink()).unwrap();
+    let found = inspect(&mut &file[..], WindowLimit::default(), &mut io::sink()).unwrap();
     assert_eq!(found.seek_table, SeekTable::Right);
 }
 
@@ -192,12 +192,12 @@ fn right_checksums_in_a_seek_table_are_no_proof() {
 #[test]
 fn what_is_no_image_is_not_inspected() {
     let html = b"<!DOCTYPE html>";
-    let error = inspect(&mut &html[..], DEFAULT_WINDOW_LIMIT, &mut io::sink()).unwrap_err();
+    let error = inspect(&mut &html[..], WindowLimit::default(), &mut io::sink()).unwrap_err();
     assert!(error.to_string().contains("HTML"), "{error}");
     let (file, _) = packed(&image(LENGTH));
     let cut = inspect(
         &mut &file[..file.len() / 2],
-        DEFAULT_WINDOW_LIMIT,
+        WindowLimit::default(),
         &mut io::sink(),
     );
     assert!(matches!(cut, Err(InspectError::Stream { .. })));

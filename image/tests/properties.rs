@@ -13,8 +13,8 @@ mod support;
 use std::ops::ControlFlow;
 
 use monok8s_image::{
-    ChecksumMatched, DEFAULT_WINDOW_LIMIT, Digest, Expectation, Format, InstallError, Options,
-    Start, install_from,
+    ChecksumMatched, Digest, Expectation, Format, InstallError, Options, Start, WindowLimit,
+    install_from,
 };
 use proptest::{prelude::*, sample::Index};
 use support::{
@@ -169,7 +169,7 @@ proptest! {
         let expectation = Expectation {
             checksum,
             size: size_off_by.map(|off| u64::try_from(content.len() as i64 + off).unwrap_or(0)),
-            window_limit: DEFAULT_WINDOW_LIMIT,
+            window_limit: WindowLimit::default(),
         };
 
         let options = Options { compare_before_write, ..Options::default() };

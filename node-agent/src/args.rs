@@ -8,6 +8,7 @@ use clap::{
 };
 use monok8s_api::GoDuration;
 use monok8s_boot::{SlotAddress, reboot::RebootMethod};
+use monok8s_image::WindowLimit;
 use monok8s_telemetry::logs;
 
 /// Installs OS images on this node as its OSUpgradeProgress objects say.
@@ -116,8 +117,8 @@ pub struct Args {
 
     /// The largest memory that an image's decoder may take for its window, in bytes or with Ki, Mi or Gi. An image that
     /// asks for more is refused (`WindowTooLarge`).
-    #[arg(long, env = "WINDOW_LIMIT", default_value = "128Mi", value_parser = bytes)]
-    pub window_limit: u64,
+    #[arg(long, env = "WINDOW_LIMIT", default_value_t)]
+    pub window_limit: WindowLimit,
 
     /// Read the slot before it is written, and write only the pages that differ: for flash, which wears. Takes longer.
     #[arg(long, env = "COMPARE_BEFORE_WRITE", value_parser = clap::builder::BoolishValueParser::new(),
@@ -157,31 +158,6 @@ impl FromStr for BootLoader {
     }
 }
 
-/// A number of bytes, as Kubernetes writes quantities of memory.
-fn bytes(text: &str) -> Result<u64, String> {
-    let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
-        Some(at) => text.split_at(at),
-        None => (text, ""),
-    };
-    let shift = match unit {
-        "" => 0,
-        "Ki" => 10,
-        "Mi" => 20,
-        "Gi" => 30,
-        _ => {
-            return Err(format!(
-                "{text:?} is no number of bytes: write 134217728 or 128Mi"
-            ));
-        }
-    };
-    number
-        .parse::<u64>()
-        .ok()
-        .and_then(|n| n.checked_mul(1 << shift))
-        .filter(|n| *n >= 1024)
-        .ok_or_else(|| format!("{text:?} is not a number of bytes from 1Ki on"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,26 +166,6 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory as _;
         Args::command().debug_assert();
-    }
-
-    #[test]
-    fn numbers_of_bytes() {
-        for (text, expected) in [
-            ("128Mi", Some(128 << 20)),
-            ("1024", Some(1024)),
-            ("8Ki", Some(8 << 10)),
-            ("2Gi", Some(2 << 30)),
-            ("1023", None),
-            ("0", None),
-            ("", None),
-            ("Mi", None),
-            ("-1", None),
-            ("1M", None),
-            ("1.5Gi", None),
-            ("99999999999Gi", None),
-        ] {
-            assert_eq!(bytes(text).ok(), expected, "{text}");
-        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `ctl image inspect`.
 
-use monok8s_image::{DEFAULT_WINDOW_LIMIT, InspectError, Inspection, SeekTable};
+use monok8s_image::{InspectError, Inspection, SeekTable};
 use serde::Serialize;
 
 use super::{
@@ -44,7 +44,7 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<Answer, ImageError> {
         bar: &bar,
         done: 0,
     };
-    let found = monok8s_image::inspect(&mut bytes, DEFAULT_WINDOW_LIMIT, &mut image);
+    let found = monok8s_image::inspect(&mut bytes, args.window_limit, &mut image);
     drop(bar);
     let found = match found {
         Ok(found) => found,

@@ -14,8 +14,8 @@ use monok8s_boot::{
     loader::grub::Grub,
 };
 use monok8s_image::{
-    ChecksumMatched, DEFAULT_WINDOW_LIMIT, Digest, Expectation, Guarded, HostDevice, Installed,
-    Options, Progress, Stage, StageTimes, Start, install_from,
+    ChecksumMatched, Digest, Expectation, Guarded, HostDevice, Installed, Options, Progress, Stage,
+    StageTimes, Start, install_from,
 };
 use serde::Serialize;
 
@@ -125,7 +125,7 @@ pub(super) fn write(args: &WriteArgs) -> Result<Answer, ImageError> {
     let expectation = Expectation {
         checksum: Digest(*args.checksum.as_bytes()),
         size: args.size,
-        window_limit: DEFAULT_WINDOW_LIMIT,
+        window_limit: args.window_limit,
     };
     let options = Options {
         compare_before_write: args.compare_before_write,

@@ -8,11 +8,11 @@ use std::{
 
 use monok8s_image::{
     Access, Checkpoint, Decoder, Device, Digest, Expectation, Format, InstallError, StreamError,
-    install, read_seek_table, write_seek_table,
+    WindowLimit, install, read_seek_table, write_seek_table,
 };
 
 /// Small enough that a fuzzer's memory limit is not what stops it.
-const WINDOW_LIMIT: u64 = 8 << 20;
+const WINDOW_LIMIT: WindowLimit = WindowLimit(8 << 20);
 
 /// Expanded bytes after which a run ends, so that a bomb costs no time.
 const ENOUGH: usize = 1 << 20;
@@ -53,7 +53,7 @@ fn decode(format: Format, file: &[u8], input: usize, output: usize) -> Outcome {
         Ok(None) => Outcome::Enough,
         Err(error) => {
             if let StreamError::WindowTooLarge { window, limit } = error {
-                assert!(window > limit && limit == WINDOW_LIMIT);
+                assert!(window > limit && limit == WINDOW_LIMIT.0);
             }
             Outcome::Refused(std::mem::discriminant(&error))
         }
@@ -76,7 +76,7 @@ fn try_decode(
             let step = decoder.decode(portion, &mut buffer)?;
             assert!(step.consumed <= portion.len() && step.produced <= output);
             if let Some(header) = step.frame {
-                assert!(header.window <= WINDOW_LIMIT);
+                assert!(header.window <= WINDOW_LIMIT.0);
             }
             portion = &portion[step.consumed..];
             image.extend_from_slice(&buffer[..step.produced]);

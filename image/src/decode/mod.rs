@@ -8,6 +8,8 @@ mod zstd;
 
 use std::{fmt, io};
 
+use crate::WindowLimit;
+
 pub(crate) use sniff::SNIFFED;
 pub(crate) use zstd::{Body, Diverted};
 
@@ -120,18 +122,18 @@ enum Kind {
 impl Decoder {
     /// A decoder at the beginning of a file, with the largest window that it accepts, in bytes. Fails for want of
     /// memory.
-    pub fn new(format: Format, window_limit: u64) -> io::Result<Self> {
+    pub fn new(format: Format, window_limit: WindowLimit) -> io::Result<Self> {
         Ok(Self(match format {
-            Format::Zstd => Kind::Zstd(zstd::Zstd::new(window_limit)?),
+            Format::Zstd => Kind::Zstd(zstd::Zstd::new(window_limit.0)?),
             Format::Gzip => Kind::Gzip(Box::default()),
-            Format::Xz => Kind::Xz(Box::new(xz::Xz::new(window_limit))),
+            Format::Xz => Kind::Xz(Box::new(xz::Xz::new(window_limit.0))),
             Format::Raw => Kind::Raw(raw::Raw::default()),
         }))
     }
 
     /// A decoder for the rest of a zstd file of which some frames have been decoded before.
-    pub(crate) fn between_frames(window_limit: u64) -> io::Result<Self> {
-        let zstd = zstd::Zstd::new(window_limit)?.between_frames();
+    pub(crate) fn between_frames(window_limit: WindowLimit) -> io::Result<Self> {
+        let zstd = zstd::Zstd::new(window_limit.0)?.between_frames();
         Ok(Self(Kind::Zstd(zstd)))
     }
 
@@ -183,7 +185,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    pub(crate) const LIMIT: u64 = 8 << 20;
+    pub(crate) const LIMIT: WindowLimit = WindowLimit(8 << 20);
 
     /// Decodes with the given sizes of input and output, and counts the frames.
     pub(crate) fn decode(

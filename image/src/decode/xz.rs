@@ -196,7 +196,7 @@ mod tests {
                     decode(Format::Xz, &file, portion, 4096),
                     Err(StreamError::WindowTooLarge {
                         window,
-                        limit: LIMIT
+                        limit: LIMIT.0
                     })
                 );
             }

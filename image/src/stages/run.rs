@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    Device, Digest, InstallError, Observer, Progress, StageTimes, Start,
+    Device, Digest, InstallError, Observer, Progress, StageTimes, Start, WindowLimit,
     buffer::{self, ALIGNMENT, BLOCK, FILE_PIECE, PIECE},
     stages::{
         control::Control,
@@ -95,7 +95,7 @@ fn cancelled(control: &Control) -> InstallError {
 pub(crate) struct Orders<'a> {
     pub(crate) device: &'a dyn Device,
     pub(crate) bounds: Bounds<'a>,
-    pub(crate) window_limit: u64,
+    pub(crate) window_limit: WindowLimit,
     pub(crate) start: Start,
     pub(crate) compare_before_write: bool,
     pub(crate) binding: Option<[u8; 32]>,

@@ -16,8 +16,7 @@ use std::{
 };
 
 use monok8s_image::{
-    Access, DEFAULT_WINDOW_LIMIT, Device, Digest, Expectation, InstallError, Installed, Progress,
-    install,
+    Access, Device, Digest, Expectation, InstallError, Installed, Progress, WindowLimit, install,
 };
 use sha2::Digest as _;
 
@@ -97,7 +96,7 @@ pub fn expect(checksum: Digest) -> Expectation {
     Expectation {
         checksum,
         size: None,
-        window_limit: DEFAULT_WINDOW_LIMIT,
+        window_limit: WindowLimit::default(),
     }
 }
 

@@ -268,7 +268,7 @@ mod tests {
             decode(&compress(24)),
             Err(StreamError::WindowTooLarge {
                 window: 16 << 20,
-                limit: LIMIT
+                limit: LIMIT.0
             })
         );
     }

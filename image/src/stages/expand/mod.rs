@@ -23,7 +23,7 @@ use output::Outgoing;
 pub(crate) use output::Output;
 
 use crate::{
-    Digest, StreamError,
+    Digest, StreamError, WindowLimit,
     buffer::{BLOCK, Buffer, PIECE},
     decode::{Decoder, Format, FrameHeader},
     error::InstallError,
@@ -54,7 +54,7 @@ pub(crate) struct Expanded {
 }
 
 pub(crate) fn expand(
-    window_limit: u64,
+    window_limit: WindowLimit,
     beginning: Beginning,
     bounds: &Bounds<'_>,
     input: &Input,
@@ -99,7 +99,11 @@ pub(crate) fn expand(
 }
 
 /// The decoder for what begins with this portion.
-fn decoder(first: &Portion, file_bytes: u64, window_limit: u64) -> Result<Decoder, InstallError> {
+fn decoder(
+    first: &Portion,
+    file_bytes: u64,
+    window_limit: WindowLimit,
+) -> Result<Decoder, InstallError> {
     if file_bytes > 0 {
         // Boundaries are those of zstd frames.
         return Decoder::between_frames(window_limit).map_err(InstallError::Resources);

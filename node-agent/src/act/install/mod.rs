@@ -20,6 +20,7 @@ use monok8s_boot::{Host, Slot, clock, inspect};
 use monok8s_fetch::{Beginning, Client, ImageBody, ImageRequest, RateLimit, Resume, SourceUrl};
 use monok8s_image::{
     ChecksumMatched, Device as _, Digest, Expectation, HostDevice, InstallError, Installed, Start,
+    WindowLimit,
 };
 use tokio::{
     sync::{oneshot, watch},
@@ -59,8 +60,8 @@ pub struct Settings {
     pub version_keys: Vec<String>,
     /// Files that must be in a slot for it to boot.
     pub boot_files: Vec<PathBuf>,
-    /// The largest decoder window that is accepted, in bytes.
-    pub window_limit: u64,
+    /// The largest decoder window that is accepted.
+    pub window_limit: WindowLimit,
     /// Read before writing, and write only what differs.
     pub compare_before_write: bool,
 }
@@ -728,7 +729,7 @@ mod tests {
                 state_dir: PathBuf::new(),
                 version_keys: Vec::new(),
                 boot_files: Vec::new(),
-                window_limit: monok8s_image::DEFAULT_WINDOW_LIMIT,
+                window_limit: WindowLimit::default(),
                 compare_before_write: false,
             },
             CancellationToken::new(),
