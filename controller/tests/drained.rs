@@ -331,6 +331,50 @@ fn force_deletes_with_little_time_and_never_what_is_protected() {
 }
 
 #[test]
+fn force_ends_although_pods_are_made_again_on_the_node() {
+    let mut fleet = started(Fleet::of(2, "v1.34.1"));
+    drain(&mut fleet, |drain| {
+        drain.on_deadline = OnDeadline::Force;
+        drain.deadline = GoDuration::from_secs(60);
+    });
+    fleet.add_pod("first", "n00000", &json!({}));
+    fleet.refused.insert("first".into(), "no".into());
+    let name = staged(&mut fleet, "n00000");
+    for again in 0..179 {
+        assert_eq!(release(&fleet, &name), Release::Stage, "{again}");
+        fleet.add_pod(&format!("again-{again}"), "n00000", &slow(1));
+        pass(&mut fleet, 1);
+    }
+    fleet.add_pod("last", "n00000", &slow(1));
+    pass(&mut fleet, 2);
+    assert_eq!(release(&fleet, &name), Release::Reboot);
+}
+
+#[test]
+fn a_staged_node_that_is_deleted_stalls_its_upgrade() {
+    let mut fleet = started(Fleet::of(2, "v1.34.1"));
+    drain(&mut fleet, |drain| drain.on_deadline = OnDeadline::Wait);
+    fleet.add_pod("guarded", "n00000", &json!({}));
+    fleet.refused.insert("guarded".into(), "no".into());
+    let name = staged(&mut fleet, "n00000");
+    pass(&mut fleet, 2);
+    fleet.clock += 3600;
+    fleet.settle();
+    assert_eq!(fleet.condition("up", "Stalled").0, "", "it is drained");
+    fleet.nodes.remove("n00000");
+    fleet.settle();
+    assert_eq!(
+        fleet.condition("up", "Stalled"),
+        ("True".to_owned(), "NoMovement".to_owned())
+    );
+    assert!(fleet.released_by("up").contains(&"n00000".to_owned()));
+    // As troubleshoot.md has it.
+    fleet.progresses.remove(&name);
+    fleet.run(|_| Fate::Well);
+    assert_eq!(fleet.status("up").phase, UpgradePhase::Completed);
+}
+
+#[test]
 fn wait_goes_on_for_ever() {
     let mut fleet = started(Fleet::of(2, "v1.34.1"));
     drain(&mut fleet, |drain| drain.on_deadline = OnDeadline::Wait);
@@ -908,6 +952,30 @@ fn two_nodes_are_never_emptied_into_each_other() {
     assert!(!fleet.told.iter().any(|n| n.reason == "PodsGoDown"));
 }
 
+/// Two nodes that may both go down and whose pods are refused to go, and another one that is not upgraded; the drains of
+/// the first so many have begun.
+fn drains_begun(begun: usize) -> Fleet {
+    let mut fleet = Fleet::of(2, "v1.34.1");
+    fleet.add_node("z", "v1.35.1");
+    fleet.label("z", "monok8s.io/managed", "false");
+    let mut fleet = started(fleet);
+    fleet.amend("up", |s| {
+        s.rollout.max_unavailable = IntOrString::Int(2);
+        s.rollout.drain.on_deadline = OnDeadline::Wait;
+    });
+    fleet.settle();
+    for node in ["n00000", "n00001"] {
+        let pod = format!("web-on-{node}");
+        fleet.refused.insert(pod.clone(), "no".into());
+        fleet.add_pod(&pod, node, &slow(20));
+    }
+    for node in ["n00000", "n00001"].iter().take(begun) {
+        staged(&mut fleet, node);
+        assert!(fleet.is_cordoned(node));
+    }
+    fleet
+}
+
 #[test]
 fn two_that_are_emptied_already_do_not_wait_for_each_other() {
     let emptied = |count: usize| {
@@ -959,6 +1027,67 @@ fn two_that_are_emptied_already_do_not_wait_for_each_other() {
         fleet.pods_on("n00000"),
         ["web-on-n00000"],
         "it went down with its node"
+    );
+}
+
+#[test]
+fn two_drains_whose_last_other_node_blinks_wait_for_it() {
+    let mut fleet = drains_begun(2);
+    fleet.set_ready("z", false);
+    pass(&mut fleet, 30);
+    fleet.set_ready("z", true);
+    pass(&mut fleet, 30);
+    fleet.set_ready("z", false);
+    pass(&mut fleet, 30);
+    let releases =
+        |fleet: &Fleet| ["n00000", "n00001"].map(|node| fleet.progress_of(node).spec.release);
+    assert_eq!(releases(&fleet), [Release::Stage; 2]);
+    assert!(
+        message(&fleet).contains("for another node to be Ready and schedulable until"),
+        "{}",
+        message(&fleet)
+    );
+    // It stays away, and each would wait for the other.
+    pass(&mut fleet, 31);
+    assert_eq!(releases(&fleet), [Release::Reboot, Release::Stage]);
+}
+
+#[test]
+fn what_is_emptied_leaves_before_what_waits() {
+    let mut fleet = drains_begun(2);
+    fleet.refused.remove("web-on-n00001");
+    pass(&mut fleet, 10);
+    // While its pod ends the pace is lowered: only one of them may go.
+    fleet.amend("up", |s| s.rollout.max_unavailable = IntOrString::Int(1));
+    pass(&mut fleet, 30);
+    let release = |node: &str| fleet.progress_of(node).spec.release;
+    assert_eq!(release("n00000"), Release::Stage);
+    assert_eq!(release("n00001"), Release::Reboot);
+}
+
+#[test]
+fn a_node_that_died_with_our_cordon_keeps_no_other_one_waiting() {
+    let mut fleet = drains_begun(1);
+    drain(&mut fleet, |drain| {
+        drain.on_deadline = OnDeadline::Abort;
+        drain.deadline = GoDuration::from_secs(60);
+    });
+    fleet.amend("up", |s| s.rollout.max_failures = 1);
+    fleet.set_ready("n00000", false);
+    pass(&mut fleet, 61);
+    let dead = fleet.progress_of("n00000").name_any();
+    assert_eq!(release(&fleet, &dead), Release::Hold, "it is given up");
+    fleet.step(&dead, Fate::Well);
+    // There is no third one.
+    fleet.change_node("z", |node| node.spec.unschedulable = true);
+    staged(&mut fleet, "n00001");
+    pass(&mut fleet, 61);
+    assert!(fleet.is_cordoned("n00000"), "it is not Ready");
+    assert_eq!(
+        fleet.progress_of("n00001").spec.release,
+        Release::Reboot,
+        "{}",
+        message(&fleet)
     );
 }
 

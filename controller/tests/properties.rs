@@ -41,6 +41,8 @@ enum Happening {
     SecondUpgrade,
     DeleteUpgrade(prop::sample::Index),
     MakeNodeAgain(prop::sample::Index),
+    /// A machine is taken away, and its `OSNode` with the Node.
+    DeleteNode(prop::sample::Index),
     DeleteProgress(prop::sample::Index),
     Managed(prop::sample::Index, bool),
     /// A pod appears on a node, whatever its cordon: a DaemonSet's, a budget's, one that takes its
@@ -74,6 +76,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => Just(H::SecondUpgrade),
         1 => which().prop_map(H::DeleteUpgrade),
         1 => which().prop_map(H::MakeNodeAgain),
+        1 => which().prop_map(H::DeleteNode),
         1 => which().prop_map(H::DeleteProgress),
         1 => (which(), any::<bool>()).prop_map(|(i, m)| H::Managed(i, m)),
         8 => (which(), 0..6_u8).prop_map(|(i, kind)| H::Pod(i, kind)),
@@ -148,6 +151,12 @@ fn happen(fleet: &mut Fleet, happening: &Happening) {
                 let version = fleet.version_of(node).to_owned();
                 fleet.nodes.remove(node);
                 fleet.add_node(node, &version);
+            }
+        }
+        H::DeleteNode(i) => {
+            if let Some(node) = pick(*i, &nodes).filter(|_| nodes.len() > 1) {
+                fleet.nodes.remove(node);
+                fleet.reports.remove(node);
             }
         }
         H::Managed(i, managed) => {
@@ -513,6 +522,8 @@ proptest! {
             fleet.amend("second", |s| s.rollout.drain.delete_unmanaged = true);
         }
         fleet.refused.clear();
+        let nodes = fleet.nodes.clone();
+        (fleet.progresses).retain(|_, p| nodes.contains_key(&p.spec.node_name));
         for node in fleet.nodes.keys().cloned().collect::<Vec<_>>() {
             fleet.set_ready(&node, true);
             fleet.label(&node, "monok8s.io/managed", "true");

@@ -34,6 +34,9 @@ pub const BETWEEN: Duration = Duration::from_secs(1);
 pub const FORCED_GRACE: Duration = Duration::from_secs(30);
 /// How long after its grace period a pod that is deleted by force may still be there.
 const OVERDUE_AFTER: Duration = Duration::from_secs(30);
+/// How long after the deadline a drain by force goes on. What cannot be deleted, or is made again on the
+/// same node, does not keep it up for longer.
+const FORCED_FOR: Duration = Duration::from_secs(120);
 /// How long a pod may be ending before it is named.
 const NAMED_AFTER: Duration = Duration::from_secs(10);
 
@@ -339,6 +342,16 @@ pub fn decide(look: &Look<'_>) -> Decision {
     let (late, due) = deadline(look, &rules.drain);
     decision.look_again_at = due;
     let abort = late && rules.drain.on_deadline == OnDeadline::Abort;
+    let force = late && rules.drain.on_deadline == OnDeadline::Force;
+    if force {
+        let end =
+            look.memory.map_or(Duration::ZERO, |m| m.began) + rules.drain.deadline.0 + FORCED_FOR;
+        if end <= look.now.clock {
+            decision.next = Move::Reboot { checked: false };
+            return decision;
+        }
+        decision.look_at(end);
+    }
     let Some(pods) = look.pods else {
         if abort {
             decision.next = Move::Abort;
@@ -347,7 +360,6 @@ pub fn decide(look: &Look<'_>) -> Decision {
     };
     let sorted = Sorted::of(rules, pods);
     decision.blockers = blockers(&sorted, look);
-    let force = late && rules.drain.on_deadline == OnDeadline::Force;
     let empty = if force {
         sorted.to_go.is_empty()
             && sorted

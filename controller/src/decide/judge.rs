@@ -365,8 +365,13 @@ impl<'a> Judge<'a, '_> {
             _ => None,
         });
         let strays = self.strays.iter().copied().filter(|p| p.has_place());
-        // An agent whose image is staged waits for the controller.
-        for progress in active.chain(strays).filter(|p| !p.awaits_drain()) {
+        // An agent whose image is staged waits for the controller, as long as that sees to the drain: not any more when
+        // the Node is gone.
+        let waits = |p: &Progress| {
+            let in_hand = || self.drained.iter().any(|told| told.node == p.node_name());
+            p.awaits_drain() && (p.object.spec.cancel || p.is_being_deleted() || in_hand())
+        };
+        for progress in active.chain(strays).filter(|p| !waits(p)) {
             let due = progress.moved_at + self.settings.stall_after;
             if due <= self.now.clock {
                 stalled.push(progress.node_name().to_owned());

@@ -124,8 +124,8 @@ pub struct DrainWork {
     /// UIDs of the progresses whose node is being drained: their clocks run on, others are
     /// forgotten.
     pub going_on: Vec<String>,
-    /// UIDs of the progresses whose drain has not begun because no other node takes the pods of their
-    /// node; since when is remembered, and forgotten of others.
+    /// UIDs of the progresses that wait, or waited before their reboot, because no other node takes the pods of
+    /// their node; since when is remembered, and forgotten of others.
     pub nowhere: Vec<String>,
     /// Names of the progresses that are held because their upgrade stands still.
     pub held: Vec<String>,

@@ -1,5 +1,6 @@
 //! What this process remembers of the drains it is in the middle of: when each began by its clock,
-//! and how the API server answered. Forgetting it costs time and nothing else.
+//! and how the API server answered. Forgetting it costs time; and on a node that a person had cordoned, which carries no
+//! mark of ours, whether its drain had begun.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -84,7 +85,7 @@ pub struct Noticed {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Drains {
     drains: HashMap<String, DrainMemory>,
-    /// Since when there is no other node for the pods of a node whose drain has not begun.
+    /// Since when there is no other node for the pods of a node that waits for one.
     nowhere: HashMap<String, Noticed>,
 }
 

@@ -32,7 +32,8 @@ impl Mapping {
     pub(crate) fn new(length: usize) -> Self {
         // Room to begin at a huge page. What is left out at both ends is never touched, and costs addresses only.
         let slack = if length < HUGE_PAGE { 0 } else { HUGE_PAGE };
-        let mapped_length = length.max(1) + slack;
+        // More than there are addresses is refused by the kernel.
+        let mapped_length = length.max(1).saturating_add(slack);
         // SAFETY: new memory at an address of the kernel's choice: nothing that is in use is mapped over.
         let mapped = unsafe {
             mmap_anonymous(
@@ -69,8 +70,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the whole of what `mmap` gave to this value, which nothing borrows any more. It can only fail on
-        // numbers that are no mapping's; then the memory stays, which is no worse.
+        // SAFETY: the whole of what `mmap` gave to this value, which nothing borrows any more. Where the kernel has no
+        // room left to split what it had joined to a neighbour, the memory stays mapped and unused.
         let _ = unsafe { munmap(self.mapped.as_ptr(), self.mapped_length) };
     }
 }

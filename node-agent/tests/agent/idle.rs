@@ -17,8 +17,8 @@ use crate::{
 /// What looks again and again at what has not changed does so several times meanwhile.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// How often an agent with nothing to do may wake in a [`WINDOW`]: for a bookmark of its watch, say. 4 were measured in
-/// 4 minutes.
+/// How often an agent with nothing to do may wake in a [`WINDOW`]: for a bookmark of its watch, say. 30 were measured in
+/// 10 minutes.
 const WAKES: u64 = 5;
 
 /// Most memory of an idle agent, in bytes.

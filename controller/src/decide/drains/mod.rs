@@ -26,8 +26,7 @@ use super::{
 };
 use crate::index::{DrainMemory, Index, Node, Origin, Progress};
 
-/// How long a node whose drain has not begun waits for another one to take its pods, where there are
-/// others. A kubelet that is started again or cut off for a moment is told not Ready and is back within
+/// How long a node waits for another one to take its pods, where there are others. A kubelet that is started again or cut off for a moment is told not Ready and is back within
 /// that: the node monitor's grace period is 50 s
 /// (`k8s.io/kubernetes/cmd/kube-controller-manager/app/options`). It costs a cluster whose other nodes
 /// stay away a minute per node.
@@ -82,13 +81,8 @@ impl<'a> Drains<'a, '_> {
             .zip(self.counted)
             .enumerate()
             .map(|(at, (case, (_, halt)))| {
-                let mut queue = staged.remove(&at).unwrap_or_default();
-                // What began goes on before another begins. Of what is held that is forgotten.
-                queue.sort_by_key(|s| {
-                    let goes_on = s.has_begun() && !halt.holds(s.progress);
-                    (!goes_on, s.node.name.as_str())
-                });
-                self.queue(at, (case, halt), &queue, &mut open, plan)
+                let queue = staged.remove(&at).unwrap_or_default();
+                self.queue(at, (case, halt), queue, &mut open, plan)
             })
             .collect();
         self.uncordon(&mut plan.drain);
@@ -136,16 +130,23 @@ impl<'a> Drains<'a, '_> {
         &self,
         at: usize,
         (case, halt): (&Case<'a>, &Halt),
-        queue: &[Staged<'a>],
+        mut queue: Vec<Staged<'a>>,
         open: &mut Open<'_>,
         plan: &mut Plan,
     ) -> Vec<Told> {
         if queue.is_empty() {
             return Vec::new();
         }
-        let mut round = self.round(at, case, halt, queue);
+        let mut round = self.round(at, case, halt, &queue);
+        // What began goes on before another begins, and what is emptied leaves before another is: whose pods have nowhere
+        // to go may be waiting for it to come back. Of what is held all that is forgotten.
+        queue.sort_by_key(|s| {
+            let goes_on = s.has_begun() && !halt.holds(s.progress);
+            let leaves = goes_on && self.is_emptied(&round, s);
+            (!goes_on, !leaves, s.node.name.as_str())
+        });
         let mut told = Vec::new();
-        for staged in queue {
+        for staged in &queue {
             if halt.holds(staged.progress) {
                 plan.drain.held.push(staged.progress.name().to_owned());
                 told.push(Told::held(staged, halt));
@@ -230,8 +231,8 @@ impl<'a> Drains<'a, '_> {
         if let Some(other) = self.soon_back(staged, work) {
             return Some(Held::NowhereElse(other));
         }
-        if staged.has_begun() {
-            return self.is_cut_short(staged).then_some(Held::NoneLeft);
+        if staged.has_begun() && self.is_cut_short(staged) {
+            return Some(Held::NoneLeft);
         }
         self.is_worth_waiting(staged)
     }
@@ -279,7 +280,8 @@ impl<'a> Drains<'a, '_> {
 
     /// Whether a drain that has begun lost the last other node that took pods. Its pods were promised
     /// their budgets: a node that blinks, or that somebody cordons, does not end that. Two drains
-    /// that have begun beside each other would wait for each other, though.
+    /// that have begun beside each other would wait for each other, though: of these one waits no longer
+    /// than a node whose drain has not begun.
     fn is_cut_short(&self, staged: &Staged<'_>) -> bool {
         let mut others = self.index.nodes().filter(|n| n.name != staged.node.name);
         !others.any(|n| n.ready && n.cordoned_for.is_some())
@@ -315,7 +317,18 @@ impl<'a> Drains<'a, '_> {
         if staged.has_begun() && staged.node.name < other.name {
             return false;
         }
-        other.cordoned_for.is_some() || work.cordons.iter().any(|c| c.node.name == other.name)
+        self.is_to_be_let_go(other) || work.cordons.iter().any(|c| c.node.name == other.name)
+    }
+
+    /// Whether a node is cordoned for its drain, and that cordon will be undone: not where the drain is over and the node
+    /// stays away.
+    fn is_to_be_let_go(&self, node: &Node) -> bool {
+        let Some(uid) = node.cordoned_for.as_deref() else {
+            return false;
+        };
+        let mut progresses = self.index.progresses_of(&node.name);
+        let drained = progresses.find(|p| p.object.metadata.uid.as_deref() == Some(uid));
+        node.ready || drained.is_some_and(|p| !self.is_let_go(p))
     }
 
     /// Whether the node of a progress is not being emptied for it any more: it is over or set back, or

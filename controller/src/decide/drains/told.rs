@@ -20,6 +20,8 @@ const NAMED: usize = 3;
 /// What is told of one node whose image is staged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::decide) struct Told {
+    /// Name of the node.
+    pub(in crate::decide) node: String,
     /// Whether its drain is going on; otherwise it waits for its turn.
     pub(in crate::decide) begun: bool,
     /// Whether a pod keeps it from being empty.
@@ -37,6 +39,7 @@ impl Told {
         held: Option<&Held>,
     ) -> Self {
         Self {
+            node: staged.node.name.clone(),
             begun: decision.begun || decision.alone,
             blocked: !decision.blockers.is_empty(),
             words: words(case, staged, decision, held),
@@ -46,6 +49,7 @@ impl Told {
     /// Of a node whose upgrade stands still.
     pub(super) fn held(staged: &Staged<'_>, halt: &Halt) -> Self {
         Self {
+            node: staged.node.name.clone(),
             begun: false,
             blocked: false,
             words: format!(
