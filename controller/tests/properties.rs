@@ -116,10 +116,7 @@ fn happen(fleet: &mut Fleet, happening: &Happening) {
         H::Retry(i) => {
             if let Some(name) = pick(*i, &progresses) {
                 let nonce = fleet.clock.to_string();
-                fleet.touch(name, |p| {
-                    p.spec.retry_nonce = nonce;
-                    p.spec.cancel = false;
-                });
+                retry(fleet, name, nonce);
             }
         }
         H::Cancel(i) => {
@@ -189,11 +186,7 @@ fn happen(fleet: &mut Fleet, happening: &Happening) {
         }
         H::Taint(i, tainted) => {
             if let Some(node) = pick(*i, &nodes) {
-                let taint = json!([{"key": "pool", "effect": "NoSchedule"}]);
-                let taints = if *tainted { taint } else { json!([]) };
-                fleet.change_node(node, |n| {
-                    n.spec.taints = serde_json::from_value(taints).unwrap();
-                });
+                taint(fleet, node, *tainted);
             }
         }
         H::Time(seconds) => fleet.clock += seconds,
@@ -203,6 +196,21 @@ fn happen(fleet: &mut Fleet, happening: &Happening) {
             }
         }
     }
+}
+
+fn retry(fleet: &mut Fleet, progress: &str, nonce: String) {
+    fleet.touch(progress, |p| {
+        p.spec.retry_nonce = nonce;
+        p.spec.cancel = false;
+    });
+}
+
+fn taint(fleet: &mut Fleet, node: &str, tainted: bool) {
+    let taint = json!([{"key": "pool", "effect": "NoSchedule"}]);
+    let taints = if tainted { taint } else { json!([]) };
+    fleet.change_node(node, |n| {
+        n.spec.taints = serde_json::from_value(taints).unwrap();
+    });
 }
 
 fn add_pod(fleet: &mut Fleet, node: &str, kind: u8) {
@@ -549,10 +557,7 @@ proptest! {
                 prop_assert_eq!(fleet.cordoned_for(node), None, "{} is not let go", node);
             }
             for name in failed {
-                fleet.touch(&name, |p| {
-                    p.spec.retry_nonce = format!("again-{round}");
-                    p.spec.cancel = false;
-                });
+                retry(&mut fleet, &name, format!("again-{round}"));
                 fleet.settle();
                 fleet.step(&name, Fate::Well);
             }
