@@ -10,7 +10,7 @@ mod cluster;
 
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
-use cluster::{ALONE, Cluster, IN_TURN, PATIENCE, Replica};
+use cluster::{ALONE, Cluster, IN_TURN, LEASE, PATIENCE, Replica};
 use kube::api::{DeleteParams, ListParams};
 use monok8s_sandbox::wait;
 use rustix::process::Signal;
@@ -146,7 +146,7 @@ async fn a_leader_that_was_stopped_for_three_leases_does_nothing_more() {
     let begin = renewals(&cluster).await;
     wait::until("three lease durations of renewals", PATIENCE, || async {
         let passed = renewals(&cluster).await.duration_since(begin);
-        Ok((passed.as_secs() >= 24).then_some(()))
+        Ok((passed.as_secs() >= 3 * LEASE).then_some(()))
     })
     .await
     .unwrap();
@@ -190,7 +190,7 @@ async fn a_leader_whose_lease_was_deleted_ends_and_another_leads_later() {
     let renewed = deleted.spec.unwrap().renew_time.unwrap().0;
     let between = acquired.duration_since(renewed);
     assert!(
-        between.as_secs() >= 8,
+        between.as_secs() >= LEASE,
         "the other leads {between} after the last renewal: {}",
         second.log()
     );

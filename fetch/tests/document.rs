@@ -171,11 +171,10 @@ async fn what_does_not_pass_is_told_when_the_deadline_falls() {
 
 #[tokio::test]
 async fn nobody_listening_is_named() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    // Kept, so that no other test is given the port, and not listened on.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = socket.local_addr().unwrap().port();
     let error = get(&impatient(), &format!("http://127.0.0.1:{port}/c"))
         .await
         .unwrap_err();

@@ -21,8 +21,8 @@ use crate::decide::election::{Elector, Move, SOMEBODY, Seen, Timing};
 
 /// Name of the Lease, in the controller's namespace.
 pub(super) const NAME: &str = "monok8s-controller";
-/// How long giving the Lease back may take at the end.
-const RELEASE_LIMIT: Duration = Duration::from_secs(2);
+/// How long giving the Lease back may take at the end: a few tries, well within the pod's grace period of 15 s.
+const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Whether this process leads at this very moment. Clones share the answer.
 #[derive(Clone, Debug)]

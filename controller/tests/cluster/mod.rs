@@ -55,9 +55,12 @@ pub const ALONE: &[&str] = &[
     "--lease-renew=1s",
     "--catalog-reread=1s",
 ];
+/// Seconds for which a Lease of [`IN_TURN`] is good. A replica that cannot renew it for two thirds of that ends, and
+/// nothing starts it again here: longer than any pause of a machine that is busy with another control plane.
+pub const LEASE: i64 = 24;
 /// Of replicas that take over from each other when one goes quiet.
 pub const IN_TURN: &[&str] = &[
-    "--lease-duration=8s",
+    "--lease-duration=24s",
     "--lease-renew=1s",
     "--catalog-reread=1s",
 ];
@@ -353,7 +356,8 @@ impl Cluster {
             renewal: Duration::from_secs(3600),
             admin: self.client.clone(),
         };
-        token.write(None).await.unwrap();
+        let written = token.write_persistently(None);
+        tokio::time::timeout(PATIENCE, written).await.unwrap();
         let kubeconfig = home.join(format!("{name}.kubeconfig"));
         self.plane
             .write_token_kubeconfig(&kubeconfig, token.path())

@@ -37,7 +37,7 @@ async fn begin(cluster: &Cluster, name: &str, release: &str, every: Duration) ->
         server.fault(
             &path(name),
             Fault::Drip {
-                bytes: 128 << 10,
+                bytes: 80 << 10,
                 every,
             },
         );
