@@ -1,5 +1,5 @@
 //! What one plan costs over a fleet of 100, 1,000 and 10,000 nodes, and what keeping the index up
-//! to date costs. Prints a table; `cargo bench -p monok8s-controller`.
+//! to date costs. Prints a table; `cargo bench -p monok8s-controller --bench planner`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -35,6 +35,14 @@ fn started(mut fleet: Fleet) -> Fleet {
     fleet
 }
 
+/// So many nodes, and another one that is not upgraded.
+fn beside_z(count: usize) -> Fleet {
+    let mut fleet = Fleet::of(count, "v1.34.1");
+    fleet.add_node("z", "v1.35.1");
+    fleet.label("z", "monok8s.io/managed", "false");
+    fleet
+}
+
 /// Takes the first node's progress to `Staged`, and the controller with it.
 fn staged(fleet: &mut Fleet, node: &str) -> String {
     let name = fleet.progress_of(node).name_any();
@@ -529,10 +537,8 @@ fn with_nowhere_else_the_pods_go_down_with_their_node() {
 
 #[test]
 fn a_node_waits_a_minute_for_another_one_to_come_back() {
-    let mut fleet = Fleet::of(1, "v1.34.1");
-    fleet.add_node("z", "v1.35.1");
+    let mut fleet = beside_z(1);
     fleet.set_ready("z", false);
-    fleet.label("z", "monok8s.io/managed", "false");
     let mut fleet = started(fleet);
     fleet.add_pod("web", "n00000", &json!({}));
     let name = staged(&mut fleet, "n00000");
@@ -556,10 +562,8 @@ fn a_node_waits_a_minute_for_another_one_to_come_back() {
 
 #[test]
 fn a_reboot_that_could_not_be_written_waits_no_second_minute() {
-    let mut fleet = Fleet::of(1, "v1.34.1");
-    fleet.add_node("z", "v1.35.1");
+    let mut fleet = beside_z(1);
     fleet.set_ready("z", false);
-    fleet.label("z", "monok8s.io/managed", "false");
     let mut fleet = started(fleet);
     let name = staged(&mut fleet, "n00000");
     let mut index = Index::default();
@@ -842,10 +846,7 @@ fn a_drain_that_began_is_not_cut_short_when_the_other_nodes_go_away() {
         (blink, OnDeadline::Abort),
         (cordon, OnDeadline::Force),
     ] {
-        let mut fleet = Fleet::of(1, "v1.34.1");
-        fleet.add_node("z", "v1.35.1");
-        fleet.label("z", "monok8s.io/managed", "false");
-        let mut fleet = started(fleet);
+        let mut fleet = started(beside_z(1));
         drain(&mut fleet, |drain| {
             drain.on_deadline = on_deadline;
             drain.deadline = GoDuration::from_secs(60);
@@ -875,10 +876,7 @@ fn a_drain_that_began_is_not_cut_short_when_the_other_nodes_go_away() {
 
 #[test]
 fn a_node_that_is_emptied_already_waits_for_no_other_one() {
-    let mut fleet = Fleet::of(1, "v1.34.1");
-    fleet.add_node("z", "v1.35.1");
-    fleet.label("z", "monok8s.io/managed", "false");
-    let mut fleet = started(fleet);
+    let mut fleet = started(beside_z(1));
     drain(&mut fleet, |drain| drain.on_deadline = OnDeadline::Wait);
     fleet.add_pod("slow", "n00000", &slow(60));
     let name = staged(&mut fleet, "n00000");
@@ -952,12 +950,8 @@ fn two_nodes_are_never_emptied_into_each_other() {
     assert!(!fleet.told.iter().any(|n| n.reason == "PodsGoDown"));
 }
 
-/// Two nodes that may both go down and whose pods are refused to go, and another one that is not upgraded; the drains of
-/// the first so many have begun.
-fn drains_begun(begun: usize) -> Fleet {
-    let mut fleet = Fleet::of(2, "v1.34.1");
-    fleet.add_node("z", "v1.35.1");
-    fleet.label("z", "monok8s.io/managed", "false");
+/// The first two nodes may both go down, each with a pod that is refused to go.
+fn two_refuse(fleet: Fleet, pod: &Value) -> Fleet {
     let mut fleet = started(fleet);
     fleet.amend("up", |s| {
         s.rollout.max_unavailable = IntOrString::Int(2);
@@ -965,10 +959,16 @@ fn drains_begun(begun: usize) -> Fleet {
     });
     fleet.settle();
     for node in ["n00000", "n00001"] {
-        let pod = format!("web-on-{node}");
-        fleet.refused.insert(pod.clone(), "no".into());
-        fleet.add_pod(&pod, node, &slow(20));
+        let name = format!("web-on-{node}");
+        fleet.refused.insert(name.clone(), "no".into());
+        fleet.add_pod(&name, node, pod);
     }
+    fleet
+}
+
+/// Two of these beside another node that is not upgraded; the drains of the first so many have begun.
+fn drains_begun(begun: usize) -> Fleet {
+    let mut fleet = two_refuse(beside_z(2), &slow(20));
     for node in ["n00000", "n00001"].iter().take(begun) {
         staged(&mut fleet, node);
         assert!(fleet.is_cordoned(node));
@@ -979,17 +979,8 @@ fn drains_begun(begun: usize) -> Fleet {
 #[test]
 fn two_that_are_emptied_already_do_not_wait_for_each_other() {
     let emptied = |count: usize| {
-        let mut fleet = Fleet::of(count, "v1.34.1");
-        fleet.apply("up", spec("v1.35.1", &VERSIONS));
-        fleet.amend("up", |s| {
-            s.rollout.max_unavailable = IntOrString::Int(2);
-            s.rollout.drain.on_deadline = OnDeadline::Wait;
-        });
-        fleet.settle();
+        let mut fleet = two_refuse(Fleet::of(count, "v1.34.1"), &json!({}));
         for node in ["n00000", "n00001"] {
-            let pod = format!("web-on-{node}");
-            fleet.refused.insert(pod.clone(), "no".into());
-            fleet.add_pod(&pod, node, &json!({}));
             let name = fleet.progress_of(node).name_any();
             for _ in 0..3 {
                 fleet.step(&name, Fate::Well);

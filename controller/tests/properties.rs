@@ -530,8 +530,9 @@ proptest! {
             fleet.amend("second", |s| s.rollout.drain.delete_unmanaged = true);
         }
         fleet.refused.clear();
-        let nodes = fleet.nodes.clone();
-        (fleet.progresses).retain(|_, p| nodes.contains_key(&p.spec.node_name));
+        // A person deletes what is left of machines that will not come back.
+        let Fleet { nodes, progresses, .. } = &mut fleet;
+        progresses.retain(|_, p| nodes.contains_key(&p.spec.node_name));
         for node in fleet.nodes.keys().cloned().collect::<Vec<_>>() {
             fleet.set_ready(&node, true);
             fleet.label(&node, "monok8s.io/managed", "true");

@@ -344,8 +344,7 @@ pub fn decide(look: &Look<'_>) -> Decision {
     let abort = late && rules.drain.on_deadline == OnDeadline::Abort;
     let force = late && rules.drain.on_deadline == OnDeadline::Force;
     if force {
-        let end =
-            look.memory.map_or(Duration::ZERO, |m| m.began) + rules.drain.deadline.0 + FORCED_FOR;
+        let end = due_at(look, &rules.drain) + FORCED_FOR;
         if end <= look.now.clock {
             decision.next = Move::Reboot { checked: false };
             return decision;
@@ -409,7 +408,7 @@ impl Decision {
 
 /// Whether the time is up, and if not, when it is. Before a drain began it is not.
 fn deadline(look: &Look<'_>, drain: &Drain) -> (bool, Option<Duration>) {
-    let due = look.memory.map(|m| m.began + drain.deadline.0);
+    let due = look.memory.map(|_| due_at(look, drain));
     let late = due.is_some_and(|due| due <= look.now.clock);
     (
         late,
@@ -417,10 +416,14 @@ fn deadline(look: &Look<'_>, drain: &Drain) -> (bool, Option<Duration>) {
     )
 }
 
+/// When the time of a drain that has begun is up.
+fn due_at(look: &Look<'_>, drain: &Drain) -> Duration {
+    look.memory.map_or(Duration::ZERO, |m| m.began) + drain.deadline.0
+}
+
 /// When a pod that is deleted by force does not count any more.
 fn overdue_at(ending: &Ending, look: &Look<'_>, rules: &Rules) -> Duration {
-    let due = look.memory.map_or(Duration::ZERO, |m| m.began) + rules.drain.deadline.0;
-    ending.seen.max(due) + ending.grace.min(FORCED_GRACE) + OVERDUE_AFTER
+    ending.seen.max(due_at(look, &rules.drain)) + ending.grace.min(FORCED_GRACE) + OVERDUE_AFTER
 }
 
 fn is_overdue(ending: &Ending, look: &Look<'_>, rules: &Rules) -> bool {

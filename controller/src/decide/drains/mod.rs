@@ -26,10 +26,10 @@ use super::{
 };
 use crate::index::{DrainMemory, Index, Node, Origin, Progress};
 
-/// How long a node waits for another one to take its pods, where there are others. A kubelet that is started again or cut off for a moment is told not Ready and is back within
-/// that: the node monitor's grace period is 50 s
-/// (`k8s.io/kubernetes/cmd/kube-controller-manager/app/options`). It costs a cluster whose other nodes
-/// stay away a minute per node.
+/// How long a node waits for another one to take its pods, where there are others. A kubelet that is
+/// started again or cut off for a moment is told not Ready and is back within that: the node monitor's
+/// grace period is 50 s (`k8s.io/kubernetes/cmd/kube-controller-manager/app/options`). It costs a cluster
+/// whose other nodes stay away a minute per node.
 const NOWHERE_FOR: Duration = Duration::from_secs(60);
 
 /// A node that waits for its reboot.
@@ -140,7 +140,7 @@ impl<'a> Drains<'a, '_> {
         let mut round = self.round(at, case, halt, &queue);
         // What began goes on before another begins, and what is emptied leaves before another is: whose pods have nowhere
         // to go may be waiting for it to come back. Of what is held all that is forgotten.
-        queue.sort_by_key(|s| {
+        queue.sort_by_cached_key(|s| {
             let goes_on = s.has_begun() && !halt.holds(s.progress);
             let leaves = goes_on && self.is_emptied(&round, s);
             (!goes_on, !leaves, s.node.name.as_str())
@@ -323,12 +323,16 @@ impl<'a> Drains<'a, '_> {
     /// Whether a node is cordoned for its drain, and that cordon will be undone: not where the drain is over and the node
     /// stays away.
     fn is_to_be_let_go(&self, node: &Node) -> bool {
-        let Some(uid) = node.cordoned_for.as_deref() else {
-            return false;
-        };
-        let mut progresses = self.index.progresses_of(&node.name);
-        let drained = progresses.find(|p| p.object.metadata.uid.as_deref() == Some(uid));
-        node.ready || drained.is_some_and(|p| !self.is_let_go(p))
+        let goes_on = |p: &Progress| !self.is_let_go(p);
+        node.cordoned_for.is_some() && (node.ready || self.drained_on(node).is_some_and(goes_on))
+    }
+
+    /// The progress that a node is cordoned for, if it is still there.
+    fn drained_on(&self, node: &Node) -> Option<&'a Progress> {
+        let uid = node.cordoned_for.as_deref()?;
+        self.index
+            .progresses_of(&node.name)
+            .find(|p| p.object.metadata.uid.as_deref() == Some(uid))
     }
 
     /// Whether the node of a progress is not being emptied for it any more: it is over or set back, or
@@ -346,14 +350,9 @@ impl<'a> Drains<'a, '_> {
     }
 
     fn uncordon(&self, work: &mut DrainWork) {
-        for node in self.index.nodes().filter(|n| n.ready) {
-            let Some(uid) = node.cordoned_for.as_deref() else {
-                continue;
-            };
-            let progress = self
-                .index
-                .progresses_of(&node.name)
-                .find(|p| p.object.metadata.uid.as_deref() == Some(uid));
+        let cordoned = |n: &&Node| n.ready && n.cordoned_for.is_some();
+        for node in self.index.nodes().filter(cordoned) {
+            let progress = self.drained_on(node);
             let held = |p: &Progress| work.held.iter().any(|name| name == p.name());
             let over = progress.is_none_or(|p| self.is_let_go(p) || held(p));
             if over {
